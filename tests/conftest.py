@@ -1,0 +1,26 @@
+"""What all tests share: one CPU device, data prepared in a temporary folder, compiled programs kept between tests."""
+
+import os
+import tempfile
+from pathlib import Path
+
+# Before JAX, TFDS or absl are imported, here and in the processes that tests start.
+_FOLDER = Path(tempfile.mkdtemp(prefix="vision-tests-"))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["TFDS_DATA_DIR"] = str(_FOLDER / "tensorflow_datasets")
+os.environ["XDG_CACHE_HOME"] = str(_FOLDER / "cache")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_FOLDER / "cache" / "jax")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
+
+import shutil
+
+import jaxtyping
+
+# Shapes in the signatures of `vision.ops` are checked on every call.
+jaxtyping.install_import_hook("vision.ops", "beartype.beartype")
+
+
+def pytest_unconfigure(config):
+    """Removes what the tests have written."""
+    del config
+    shutil.rmtree(_FOLDER, ignore_errors=True)
