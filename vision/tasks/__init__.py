@@ -1,0 +1,37 @@
+"""What a run learns: each task is a handful of pure functions of a model's outputs and a batch (see `task.Task`)."""
+
+from typing import Any
+
+from vision import schema
+from vision.errors import pick
+from vision.tasks.classification import classification
+from vision.tasks.reconstruction import reconstruction
+from vision.tasks.task import Mean, Task
+
+__all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
+
+TASKS = {
+    "classification": classification,
+    "reconstruction": reconstruction,
+}
+
+# Facts about the data that a task may ask for as arguments; no config keys.
+INJECTED = ("num_classes",)
+
+
+def create(name: str, where: str = "config.task", *, num_classes: int | None = None, **arguments: Any) -> Task:
+    """The task of that name.
+
+    Args:
+        name: a key of `TASKS`.
+        where: the section's place, for messages.
+        num_classes: number of classes of the data, for tasks that ask for it.
+        **arguments: the task's own keys.
+
+    Raises:
+        UsageError: unknown name or key, or a value of the wrong type.
+    """
+    function = pick(TASKS, "task", name, f"{where}.name")
+    schema.check(function, arguments, where, INJECTED)
+    facts = {"num_classes": num_classes}
+    return function(**schema.accepted(function, facts), **arguments)

@@ -1,0 +1,74 @@
+"""The contract between a task and the trainer: plain functions of a model's outputs and a batch.
+
+The trainer calls, in this order, inside the compiled step:
+
+    inputs  = task.inputs(batch, train)                 -> keyword arguments of the model
+    outputs = model.apply(variables, **inputs, train=train)   -> dict of named arrays
+    terms   = task.loss(outputs, batch)                 -> {name: Mean(total, count)}, to be added up
+
+and for evaluation, `task.metrics` (sums, on the device) and `task.collect` (per-example arrays for the host).
+A two-stage detector fits: `inputs` hands it the padded ground truth while training, `collect` returns detections and
+ground truth, and `summarize_collected` calls the COCO evaluator on the host.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+Batch = Mapping[str, jax.Array]  # keys and shapes: image (B,H,W,C), mask (B,), label (B,), boxes (B,N,4), ...
+Outputs = Mapping[str, Any]  # a model's named outputs
+
+
+class Mean(NamedTuple):
+    """A mean that is not divided yet, so that it adds up over micro-batches, devices and hosts."""
+
+    total: jax.Array  # ()
+    count: jax.Array  # ()
+
+
+def image_only(batch: Batch, train: bool) -> dict[str, Any]:
+    """The inputs of a model that sees nothing but the image."""
+    del train
+    return {"image": batch["image"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a run learns.
+
+    Attributes:
+        loss: (outputs, batch) -> {name: Mean}. The training loss is the sum of the terms' means. Terms leave out
+            examples whose `batch["mask"]` is 0.
+        metrics: (outputs, batch) -> pytree of arrays that add up over batches; zero for a batch that is all masked.
+        summarize: sums of `metrics`, as NumPy -> {name: float, or array for plots}. Called once, on the host.
+        predict: outputs -> {name: (B, ...)}, what a user of the model wants: probabilities, boxes, masks.
+        inputs: (batch, train) -> keyword arguments of the model; `image` is preprocessed by the step on its way.
+        collect: (outputs, batch) -> {name: (B, ...)}, per example, to gather on the host for metrics that are no sums.
+        summarize_collected: one dict of NumPy arrays per real example, in data-set order -> {name: float or array}.
+            Must accept an empty list (the trainer asks for the names of the metrics with it).
+        monitor: (outputs, batch) -> {name: Mean}, logged while training beside the loss; cheap.
+        interest: (outputs, batch) -> (B,): what to look at first. Pictures show the examples with the highest values.
+        describe: one example's predictions as NumPy, class names -> JSON-ready facts for people.
+        plots: names of functions in `vision.explain.plots.PLOTS` that draw this task's results.
+        prediction_plot: the one of them that draws predictions for images without a ground truth.
+        best: the metric a run is judged by unless its config says otherwise.
+        lower_is_better: the metrics that improve downwards.
+    """
+
+    loss: Callable[[Outputs, Batch], dict[str, Mean]]
+    metrics: Callable[[Outputs, Batch], Any]
+    summarize: Callable[[Any], dict[str, float | np.ndarray]]
+    predict: Callable[[Outputs], dict[str, jax.Array]]
+    inputs: Callable[[Batch, bool], dict[str, Any]] = image_only
+    collect: Callable[[Outputs, Batch], dict[str, jax.Array]] | None = None
+    summarize_collected: Callable[[list[dict[str, np.ndarray]]], dict[str, float | np.ndarray]] | None = None
+    monitor: Callable[[Outputs, Batch], dict[str, Mean]] = lambda outputs, batch: {}
+    interest: Callable[[Outputs, Batch], jax.Array] = lambda outputs, batch: batch["mask"]
+    describe: Callable[[dict[str, np.ndarray], tuple[str, ...]], dict[str, Any]] = lambda predictions, class_names: {}
+    plots: tuple[str, ...] = ()
+    prediction_plot: str | None = None
+    best: str = "loss"
+    lower_is_better: tuple[str, ...] = ("loss",)
