@@ -1,0 +1,151 @@
+"""Grids show mistakes and the worst reconstructions first; small images keep every pixel, large ones are bounded."""
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from vision.explain import pictures, plots
+from vision.explain.figure import GREEN, VERMILION, shorten
+from vision.explain.results import Results
+
+
+def read(path):
+    """The picture as RGB; fails unless the file is a PNG."""
+    assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    return cv2.cvtColor(cv2.imread(str(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+@pytest.fixture
+def cells(monkeypatch):
+    """The cells of every grid, and its subtitle, in place of a drawing."""
+    seen = []
+    monkeypatch.setattr(
+        pictures, "grid", lambda path, cells, title, subtitle="", group=1: seen.append((cells, subtitle))
+    )
+    return seen
+
+
+@settings(deadline=None)
+@given(st.data(), st.integers(1, 30))
+def test_mistakes_come_first_most_confident_on_top(data, size):
+    draw = hnp.arrays(np.int64, size, elements=st.integers(0, 3))
+    labels, predicted = data.draw(draw), data.draw(draw)
+    confidence = data.draw(hnp.arrays(np.float32, size, elements=st.floats(0, 1, width=32)))
+    order = pictures.mistakes_first(labels, predicted, confidence)
+    assert sorted(order) == list(range(size))
+    right = (labels == predicted)[order]
+    wrong = int(np.sum(~right))
+    assert not right[:wrong].any() and right[wrong:].all()
+    assert np.all(np.diff(confidence[order][:wrong]) <= 0) and np.all(np.diff(confidence[order][wrong:]) >= 0)
+
+
+def test_predictions_say_what_is_wrong(cells):
+    probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]])
+    images = [np.full((8, 8, 1), value, np.uint8) for value in (1, 2, 3)]
+    results = Results(images, {"probabilities": probabilities}, {"label": np.array([0, 0, 0])}, ["cat", "dog"])
+    plots.PLOTS["predictions"]("p.png", results)
+    ((drawn, subtitle),) = cells
+    assert [cell.image[0, 0, 0] for cell in drawn] == [2, 3, 1]
+    texts = [[line.text for line in cell.caption] for cell in drawn]
+    assert texts == [["✗ dog (80%)", "true: cat"], ["✗ dog (60%)", "true: cat"], ["✓ cat (90%)", ""]]
+    assert [cell.frame for cell in drawn] == [VERMILION, VERMILION, GREEN]
+    assert subtitle.startswith("2 wrong of 3")
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(0, 1)), st.integers(1, 20))
+def test_the_worst_then_those_around_the_median(errors, limit):
+    worst, typical = pictures.worst_then_typical(errors, limit)
+    chosen = [*worst, *typical]
+    assert len(set(chosen)) == len(chosen) == min(limit, len(errors)) or len(worst) == len(errors)
+    descending = np.sort(errors)[::-1]
+    np.testing.assert_array_equal(errors[worst], descending[: len(worst)])
+    if len(typical) and len(errors) > 3 * limit:
+        assert errors[typical].min() <= np.median(errors) <= errors[typical].max() or np.ptp(errors[typical]) == 0
+
+
+def test_reconstructions_in_pairs_by_error(cells):
+    images = [np.full((4, 4, 1), 255, np.uint8)] * 4
+    decoded = np.ones((4, 4, 4, 1)) * np.array([1.0, 0.5, 0.9, np.nan])[:, None, None, None]
+    plots.PLOTS["reconstructions"]("r.png", Results(images, {"reconstruction": decoded}), limit=4)
+    drawn, _ = cells[0]
+    assert [cell.caption[0].text for cell in drawn[::2]] == ["input"] * 4
+    assert [cell.caption[0].text for cell in drawn[1::2]] == ["error nan", "error 0.25", "error 0.01", "error 0"]
+    assert [cell.image[0, 0, 0] for cell in drawn[1::2]] == [0, 128, 230, 255]
+
+
+def test_a_batch_shows_labels_and_padding(cells):
+    batch = {"image": np.zeros((3, 8, 8, 3), np.uint8), "label": np.array([1, 7, 0]), "mask": np.array([1, 1, 0])}
+    pictures.show_batch("b.png", batch, 17, ["cat", "dog"])
+    drawn, subtitle = cells[0]
+    assert [cell.caption[0].text for cell in drawn] == ["dog", "7", "padding"]  # a label without a name is a number
+    assert [cell.dim for cell in drawn] == [False, False, True]
+    assert subtitle == "2 images of 8×8×3, and 1 rows of padding"
+    pictures.show_batch("b.png", {"image": batch["image"]}, 17, limit=2)
+    assert [list(cell.caption) for cell in cells[1][0]] == [[], []]
+
+
+def test_small_images_keep_their_pixels(tmp_path):
+    image = (np.arange(64, dtype=np.uint8) * 4).reshape(8, 8)
+    pictures.grid(tmp_path / "g.png", [pictures.Cell(image)], "title")
+    picture = read(tmp_path / "g.png")
+    grey = picture[np.ptp(picture, axis=-1) == 0][:, 0]
+    values, areas = np.unique(grey, return_counts=True)
+    blocks = dict(zip(values, areas, strict=True))
+    # Each pixel became a block of equal size, with no values in between.
+    assert all(blocks[value] > 400 for value in image.ravel())
+
+
+def test_grey_colour_tiny_and_large_images_in_one_bounded_picture(tmp_path):
+    images = [np.zeros((4000, 3000, 3), np.uint8), np.zeros((8, 8, 1), np.uint8), np.zeros((5, 900), np.uint8)] * 30
+    files = [f"photos/a rather long name of a file {index}.jpeg" for index in range(90)]
+    results = Results(
+        images=images,
+        predictions={"probabilities": np.full((90, 2), 0.5)},
+        batch={"file": files},
+        class_names=("a, or b with a long name", "c"),
+    )
+    pictures.prediction_grid(tmp_path / "g.png", results, limit=12)
+    assert max(read(tmp_path / "g.png").shape) < 2000
+
+
+@pytest.mark.parametrize(("cells", "group"), [(0, 1), (1, 1), (3, 1), (64, 1), (2, 2), (24, 2)])
+def test_any_number_of_cells(tmp_path, cells, group):
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[..., 0] = 213
+    pictures.grid(tmp_path / "g.png", [pictures.Cell(image)] * cells, "title", "subtitle", group)
+    red = np.all(read(tmp_path / "g.png") == (213, 0, 0), axis=-1).astype(np.uint8)
+    found, _ = cv2.connectedComponents(red)
+    assert found - 1 == cells
+
+
+@settings(deadline=None)
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.just(3))), st.integers(1, 12))
+def test_reducing_averages_whole_blocks(image, most):
+    reduced = pictures._reduced(image, most)
+    assert max(reduced.shape[:2]) <= 2 * most and reduced.dtype == np.uint8
+    factor = max(1, max(image.shape[:2]) // most)
+    first = image[:factor, :factor].reshape(-1, 3).mean(axis=0)
+    np.testing.assert_allclose(reduced[0, 0], first, atol=1)
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40), st.integers(1, 40), st.integers(0, 10))
+def test_shortened_texts_fit_and_keep_their_end(text, characters, ending):
+    short = shorten(text, characters, ending)
+    assert len(short) <= characters
+    if len(text) <= characters:
+        assert short == text
+    elif 0 < ending <= characters - 2:
+        assert short.endswith("…" + text[-ending:])
+
+
+@pytest.mark.parametrize(
+    ("probability", "text"),
+    [(0.5, "50%"), (0.994, "99.4%"), (0.99999, "99.9%"), (1.0, "100%"), (0.0, "0%"), (float("nan"), "?")],
+)
+def test_a_percentage_says_100_for_certainty_only(probability, text):
+    assert pictures._percent(probability) == text

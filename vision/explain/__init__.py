@@ -1,0 +1,1 @@
+"""What people look at: plots, picture grids and, later, explanations."""

@@ -1,0 +1,94 @@
+"""The look that all figures share: fonts, colours that the colour-blind tell apart, and saving in one piece.
+
+Figures are drawn without pyplot: no window system, no global state, the same from a thread or a notebook.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DPI = 150
+
+# Okabe and Ito (2008), "Color Universal Design".
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+INK, GREY, FAINT = "#222222", "#777777", "#DDDDDD"
+
+_STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
+    "font.size": 10,
+    "text.color": INK,
+    "text.usetex": False,
+    "text.parse_math": False,  # class and file names may hold dollar signs
+    "axes.edgecolor": GREY,
+    "axes.facecolor": "white",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 10,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "figure.facecolor": "white",
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "savefig.dpi": DPI,
+    "savefig.facecolor": "white",
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+}
+
+
+@contextlib.contextmanager
+def new_figure(path: str | Path, width: float, height: float) -> Iterator["Figure"]:
+    """An empty figure to draw on; it is saved as PNG at the end, and a reader of the file never sees half of it.
+
+    Args:
+        path: the PNG file; its folder is made when missing.
+        width: inches; 150 pixels each.
+        height: inches.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        yield figure
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            figure.savefig(temporary, format="png", dpi=DPI)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def shorten(text: str, characters: int, ending: int = 0) -> str:
+    """Text of at most so many characters, an ellipsis in place of what does not fit.
+
+    Args:
+        text: one line.
+        characters: most characters of the result.
+        ending: characters at the end that are kept, as a file name's number and extension.
+    """
+    if len(text) <= characters:
+        return text
+    ending = min(ending, max(0, characters - 2))
+    start = text[: max(0, characters - 1 - ending)].rstrip(" ,;_-")
+    return start + "…" + text[len(text) - ending :]
