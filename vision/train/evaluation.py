@@ -1,0 +1,118 @@
+"""One pass over an evaluation split: sums from the device, and what cannot be summed collected on the host."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from vision.train import parallel
+
+
+@dataclasses.dataclass
+class Evaluation:
+    """What one pass found.
+
+    Attributes:
+        metrics: scalars, by name.
+        arrays: per-class values, the confusion matrix and the like.
+        shown: the examples most worth looking at: {"batch", "predictions", "interest"} each, the first the most.
+    """
+
+    metrics: dict[str, float]
+    arrays: dict[str, np.ndarray]
+    shown: list[dict[str, np.ndarray]]
+
+
+def evaluate(
+    step: Callable, variables: Any, pipeline: Any, task: Any, mesh: jax.sharding.Mesh, show: int = 0
+) -> Evaluation:
+    """Every real example of the split once.
+
+    Args:
+        step: compiled `(variables, batch) -> (sums, collected, predictions, interest)`.
+        variables: the model's.
+        pipeline: evaluation batches, the last one padded.
+        task: a `vision.tasks.Task`.
+        mesh: the devices.
+        show: how many examples to keep for pictures, by the task's `interest`.
+    """
+    sums, collected, shown = None, [], []
+    waiting = []  # results one batch behind, so that the device computes while the host adds up
+
+    def take(batch, results):
+        nonlocal sums, shown
+        new_sums, new_collected, predictions, interest = jax.device_get(results)
+        sums = _add(sums, new_sums)
+        mask = _all_hosts(batch["mask"])
+        collected.extend(_examples(new_collected, mask))
+        if show:
+            examples = _examples(
+                {
+                    "batch": {k: v for k, v in batch.items() if k != "mask"},
+                    "predictions": predictions,
+                    "interest": interest,
+                },
+                batch["mask"],
+            )
+            shown = sorted(shown + examples, key=lambda example: -float(example["interest"]))[:show]
+
+    for batch in pipeline.batches():
+        results = step(variables, parallel.put_batch(batch, mesh))
+        if not show:
+            results = (*results[:2], {}, 0)
+        waiting.append((batch, results))
+        if len(waiting) > 1:
+            take(*waiting.pop(0))
+    for batch, results in waiting:
+        take(batch, results)
+
+    values = dict(task.summarize(sums))
+    if task.summarize_collected:
+        values |= task.summarize_collected(collected)
+    scalars, arrays = split_scalars(values)
+    return Evaluation(scalars, arrays, shown)
+
+
+def metric_names(step: Callable, variables: Any, batch_spec: Any, task: Any) -> tuple[str, ...]:
+    """Names of the scalars that `evaluate` will give, without computing anything.
+
+    Args:
+        step: pure evaluation step.
+        variables, batch_spec: trees of shapes.
+        task: a `vision.tasks.Task`.
+    """
+    sums = jax.eval_shape(step, variables, batch_spec)[0]
+    values = dict(task.summarize(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums)))
+    if task.summarize_collected:
+        values |= task.summarize_collected([])
+    return tuple(split_scalars(values)[0])
+
+
+def split_scalars(values: dict[str, Any]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Scalars as floats, and the rest as arrays."""
+    scalars = {name: float(value) for name, value in values.items() if np.ndim(value) == 0}
+    return scalars, {name: np.asarray(value) for name, value in values.items() if np.ndim(value) > 0}
+
+
+def _add(sums: Any, new: Any) -> Any:
+    """Adds on the host in 64 bits: a float32 sum over 50,000 examples would lose digits."""
+    wide = jax.tree.map(lambda x: x.astype(np.int64 if np.issubdtype(x.dtype, np.integer) else np.float64), new)
+    return wide if sums is None else jax.tree.map(np.add, sums, wide)
+
+
+def _all_hosts(array: np.ndarray) -> np.ndarray:
+    """This host's rows -> the rows of all hosts, in the global batch's order."""
+    if jax.process_count() == 1:
+        return array
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+def _examples(arrays: dict[str, Any], mask: np.ndarray) -> list[dict[str, Any]]:
+    """{name: (B, ...)} -> one dict for each real example."""
+    if not arrays:
+        return []
+    return [jax.tree.map(lambda x, i=i: np.asarray(x)[i], arrays) for i in np.flatnonzero(mask)]
