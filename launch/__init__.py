@@ -1,0 +1,1 @@
+"""Commands: parse flags, call `vision`, print."""

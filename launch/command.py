@@ -1,0 +1,76 @@
+"""What all commands share: flags, `--config.key=value` overrides, and errors as one sentence on standard error."""
+
+import errno
+import sys
+from collections.abc import Callable
+
+from absl import app, flags, logging
+
+from vision.config import split_overrides
+from vision.errors import UsageError
+
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+Main = Callable[[list[str], dict[str, str]], int | None]
+
+
+def run(main: Main) -> None:
+    """Runs `main(arguments that are no flags, overrides of config keys)`; its result is the exit code.
+
+    Errors a user can mend end the process with code 1 and their message on standard error.
+    """
+    overrides: dict[str, str] = {}
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            others, found = split_overrides(argv)
+            overrides.update(found)
+            return flags.FLAGS(others)
+        except (UsageError, flags.Error) as error:
+            _fail(str(error))
+
+    def guarded(argv: list[str]) -> None:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # the libraries' own progress messages are not the user's
+        try:
+            code = main(argv[1:], overrides)
+        except Exception as error:
+            if DEBUG.value:
+                raise
+            message = _sentence(error)
+            if message is None:
+                raise
+            _fail(message)
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            sys.exit(130)
+        sys.exit(code or 0)
+
+    app.run(guarded, flags_parser=parse)
+
+
+def required(flag: flags.FlagHolder, example: str) -> str:
+    """The flag's value. Raises UsageError where it is not given."""
+    if not flag.value:
+        raise UsageError(f"--{flag.name} is missing, as in --{flag.name}={example}.")
+    return flag.value
+
+
+def _sentence(error: Exception) -> str | None:
+    """What to tell the user of an error that is not a bug; None for one that may be."""
+    if isinstance(error, UsageError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        place = f" writing {error.filename}" if error.filename else ""
+        return f"The disk is full{place}. Free some space; the same command goes on from the last checkpoint."
+    if "RESOURCE_EXHAUSTED" in str(error):
+        return (
+            f"Out of device memory: {str(error).splitlines()[0]} "
+            "Lower config.data.train.batch_size, or raise config.optimizer.accumulate."
+        )
+    return None
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)

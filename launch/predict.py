@@ -1,0 +1,91 @@
+"""Predicts with a run: python -m launch.predict --workdir=runs/a --images='photos/*.png' --out=predictions"""
+
+import glob
+import json
+from pathlib import Path
+
+from absl import flags
+
+from launch import command
+from vision.errors import UsageError
+
+WORKDIR = flags.DEFINE_string("workdir", None, "The run folder.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a step.")
+IMAGES = flags.DEFINE_multi_string("images", [], "A file, a folder or a pattern in quotes; may be given several times.")
+OUT = flags.DEFINE_string("out", "predictions", "Folder for predictions.jsonl and predictions.png.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images at a time.", lower_bound=1)
+ON_BAD_IMAGE = flags.DEFINE_enum("on_bad_image", "stop", ["stop", "skip"], "What to do with a file that is no image.")
+SHOWN = 64
+
+
+def main(arguments: list[str], overrides: dict[str, str]) -> None:
+    """Writes one line of JSON for each image, and a picture of the first ones."""
+    from vision.explain.plots import PLOTS
+    from vision.explain.results import Results
+    from vision.run import load
+    from vision.training import use_compilation_cache
+
+    if overrides:
+        raise UsageError(
+            f"unexpected --config.{next(iter(overrides))}: a run predicts with the config it was trained with."
+        )
+    use_compilation_cache()
+    run = load(command.required(WORKDIR, "runs/a"), CHECKPOINT.value)
+    files = find_images([*IMAGES.value, *arguments])  # further arguments: a pattern that the shell expanded
+    out = Path(OUT.value)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lines = open(out / "predictions.jsonl", "w", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise UsageError(f"--out={out}: cannot be written: {error.strerror or error}.") from error
+    shown = []
+    with lines:
+        count = 0
+        for found in run.predictions(files, BATCH_SIZE.value, ON_BAD_IMAGE.value):
+            file = files[found["index"]]
+            facts = run.network.task.describe(found["predictions"], run.class_names)
+            lines.write(json.dumps({"file": file, **facts}) + "\n")
+            count += 1
+            if len(shown) < SHOWN:
+                shown.append({**found, "file": file})
+    print(f"{count} of {len(files)} images: {out / 'predictions.jsonl'}")
+    name = run.network.task.prediction_plot
+    if name and shown:
+        results = Results(
+            images=[example["image"] for example in shown],
+            predictions={key: [e["predictions"][key] for e in shown] for key in shown[0]["predictions"]},
+            batch={"file": [example["file"] for example in shown]},
+            class_names=run.class_names,
+        )
+        PLOTS[name](out / "predictions.png", results)
+        print(f"Pictures of the first {len(shown)}: {out / 'predictions.png'}")
+
+
+def find_images(places: list[str]) -> list[str]:
+    """Files, folders and patterns -> files, sorted within each place.
+
+    Raises:
+        UsageError: a place without any image.
+    """
+    from vision.data.images import EXTENSIONS
+
+    if not places:
+        raise UsageError("--images is missing, as in --images='photos/*.png'.")
+    files = []
+    for place in places:
+        if Path(place).is_dir():
+            found = sorted(str(p) for p in Path(place).rglob("*") if p.suffix.lower() in EXTENSIONS)
+        else:
+            found = (
+                [place]
+                if Path(place).is_file()
+                else sorted(f for f in glob.glob(place, recursive=True) if Path(f).is_file())
+            )
+        if not found:
+            raise UsageError(f"--images={place}: no image matches.")
+        files += found
+    return files
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,356 @@
+"""Config -> a wired Experiment. The one place where models, tasks, data and the trainer meet.
+
+`SECTIONS` says which function each config section configures; that function's signature is the section's schema.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from vision import data, models, schema, tasks
+from vision.config import freeze, thaw
+from vision.data import preprocess
+from vision.errors import UsageError, nearest, pick, unknown_name
+from vision.models.initialize import initialize, variable_shapes
+from vision.train import evaluation, parallel, step
+from vision.train import optimizer as optimizers
+from vision.train.durations import Clock
+from vision.train.loop import Times
+from vision.train.settings import CheckpointSettings, EvaluateSettings, LogSettings, TrainSettings
+
+
+def run(*, seed: int = 0, parallel: Literal["jit", "pmap"] = "jit") -> None:
+    """The keys of the config itself; everything else is in its sections.
+
+    Args:
+        seed: of initialisation, shuffling, augmentation and dropout.
+        parallel: "jit": one program over global arrays on a mesh; "pmap": replicated data parallelism.
+    """
+
+
+class Section(NamedTuple):
+    """One section of a config.
+
+    Attributes:
+        path: "config.model".
+        values: its keys, less `name` where it has one.
+        function: what it configures.
+        keys: the keys it may have, less `name` where that picks the function.
+        names: what `name` may be, where it picks the function.
+    """
+
+    path: str
+    values: ConfigDict
+    function: Callable
+    keys: dict[str, schema.Key]
+    names: tuple[str, ...] = ()
+
+
+PLAIN_SECTIONS = {
+    "train": TrainSettings,
+    "evaluate": EvaluateSettings,
+    "checkpoint": CheckpointSettings,
+    "log": LogSettings,
+}
+# Arguments of a pipeline that are no config keys: the run knows them.
+PIPELINE_FACTS = ("seed", "train", "host_index", "host_count", "where")
+EVERY = ("log", "evaluate", "checkpoint")  # the sections with an interval
+TOP_LEVEL = ("model", "task", "data", "optimizer", *PLAIN_SECTIONS)
+
+
+def sections(config: ConfigDict) -> Iterator[Section]:
+    """Every section of a config with the function it configures; sections that may be left out are added, empty.
+
+    Raises:
+        UsageError: an unknown or missing section, or a name that is in no table.
+    """
+
+    def section(path: str, table: dict[str, Callable] | None, function=None, kind="", injected=()) -> Section:
+        values = _section(config, path)
+        if table is not None:
+            if "name" not in values:
+                raise UsageError(f"{path}: missing 'name'. Valid: {', '.join(sorted(table))}.")
+            function = pick(table, kind, values.name, f"{path}.name")
+        return Section(path, values, function, schema.keys(function, injected), tuple(table or ()))
+
+    top = schema.keys(run)
+    _check_names(config, "config", (*top, *TOP_LEVEL))
+    yield Section("config", config, run, top)
+    model = section("config.model", models.MODELS, kind="model", injected=models.INJECTED)
+    if "num_classes" in model.keys:  # a network's own default is the one of its paper; a run's is the data's
+        meaning = "number of classes; None: as many as the training data have."
+        model.keys["num_classes"] = schema.Key(int | None, None, meaning)
+    yield model
+    yield section("config.task", tasks.TASKS, kind="task", injected=tasks.INJECTED)
+    _check_names(_section(config, "config.data"), "config.data", ("preprocess", "train", "eval"))
+    yield section("config.data.preprocess", preprocess.PREPROCESS, kind="preprocessing", injected=("images",))
+    for path in data_paths(config):
+        yield section(path, None, data.create, injected=PIPELINE_FACTS)
+    values = _section(config, "config.optimizer")
+    if "name" not in values:
+        raise UsageError(f"config.optimizer: missing 'name'. Valid: {', '.join(sorted(optimizers.OPTIMIZERS))}.")
+    keys = optimizers.keys_for(values.name, "config.optimizer.name")
+    yield Section("config.optimizer", values, optimizers.create, keys)
+    for name, settings in PLAIN_SECTIONS.items():
+        yield section(f"config.{name}", None, settings)
+
+
+def data_paths(config: ConfigDict) -> list[str]:
+    """Paths of the data sections: config.data.train first, then config.data.eval's labels."""
+    labels = _section(config, "config.data.eval", create=True)
+    for label, value in labels.items():
+        if not isinstance(value, ConfigDict):
+            raise UsageError(f"config.data.eval.{label}: expected a section like config.data.train, given {value!r}.")
+    return ["config.data.train", *(f"config.data.eval.{label}" for label in labels)]
+
+
+def _section(config: ConfigDict, path: str, create: bool = True) -> ConfigDict:
+    """The section at a path; added where it is missing, for a section may have defaults only."""
+    values = config
+    for name in path.split(".")[1:]:
+        if values.get(name) is None and create:
+            values[name] = ConfigDict(convert_dict=False)
+        values = values.get(name)
+        if not isinstance(values, ConfigDict):
+            raise UsageError(f"{path}: expected a section with keys, given {values!r}.")
+    return values
+
+
+def _check_names(values: ConfigDict, path: str, valid: tuple[str, ...]) -> None:
+    for name in values:
+        if name not in valid:
+            close = nearest(name, valid)
+            hint = f"did you mean {close!r}? " if close else ""
+            raise UsageError(f"{path}.{name}: unknown key; {hint}Valid: {', '.join(valid)}.")
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """A copy of the config with every key it may have, checked: defaults filled in from the signatures.
+
+    Raises:
+        UsageError: an unknown section, key or name, a missing key, a value of the wrong type; says where.
+    """
+    config = thaw(freeze(config))
+    for section in list(sections(config)):
+        own = {"name"} if "name" in section.values and "name" not in section.keys else set()
+        skipped = own | (set(TOP_LEVEL) if section.path == "config" else set())
+        given = {key: freeze(value) for key, value in section.values.items() if key not in skipped}
+        schema.check_keys(section.keys, given, section.path)
+        for key, description in section.keys.items():
+            if key not in section.values:
+                section.values[key] = thaw(description.default)
+    optimizers.check(freeze(config.optimizer))
+    return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """What a trained run needs to predict: no data set, no optimiser.
+
+    Attributes:
+        model: Linen module.
+        task: `vision.tasks.Task`.
+        preprocess: uint8 images -> what the network sees, on the device.
+        description: JSON-ready facts of the data: image_shape, class_names, num_classes, preprocess, transforms.
+    """
+
+    model: Any
+    task: tasks.Task
+    preprocess: Callable[[jax.Array], jax.Array]
+    description: dict[str, Any]
+
+
+class Best(NamedTuple):
+    """How checkpoints are compared: a metric ("test/accuracy"), and whether "max" or "min" is best."""
+
+    metric: str
+    mode: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config, wired.
+
+    Attributes:
+        config: complete and checked.
+        network: model, task and preprocessing.
+        mesh: the devices.
+        train_data: batches to train on.
+        eval_data: batches to evaluate on, by label.
+        reports: what the check of each split found, by the split's path in the config.
+        clock: steps, epochs and examples of this run.
+        optimizer: transformation and schedule.
+        shapes: shapes of the model's variables.
+        best: how checkpoints are compared; None without evaluation.
+    """
+
+    config: ConfigDict
+    network: Network
+    mesh: jax.sharding.Mesh
+    train_data: data.Pipeline
+    eval_data: dict[str, data.Pipeline]
+    reports: dict[str, Any]
+    clock: Clock
+    optimizer: optimizers.Optimizer
+    shapes: Any
+    best: Best | None
+
+    def settings(self, name: str) -> Any:
+        """The section of that name ("train", "evaluate", "checkpoint", "log") as its dataclass."""
+        return PLAIN_SECTIONS[name](**freeze(self.config[name]))
+
+    def times(self) -> Times:
+        """When the loop logs, evaluates and saves, in steps."""
+        every = {name: self.clock.steps(self.config[name].every, f"config.{name}.every") for name in EVERY}
+        return Times(self.clock.total_steps, every["log"], every["evaluate"], every["checkpoint"])
+
+    def variables(self) -> dict[str, Any]:
+        """Freshly initialised variables; a function of the seed only."""
+        shape, others = model_inputs(self.network, self.train_data.element_spec)
+        return initialize(self.network.model, jax.random.key(self.config.seed), shape, **others)
+
+    def step_options(self) -> step.StepOptions:
+        """Accumulation, moving average and penalties."""
+        return step.StepOptions(**{name: self.config.optimizer[name] for name in step.StepOptions._fields})
+
+    def train_step(self) -> parallel.CompiledStep:
+        """The training step, to be compiled when the first batch is there."""
+        network, options, mode = self.network, self.step_options(), self.config.parallel
+
+        def make(axis_name: str | None):
+            model = parallel.with_axis(network.model, axis_name)
+            return step.make_train_step(model, network.task, network.preprocess, self.optimizer, options, axis_name)
+
+        return parallel.CompiledStep(parallel.compile_train_step(make, mode, self.mesh), options.accumulate)
+
+
+def build(config: ConfigDict) -> Experiment:
+    """Wires a config: opens and checks the data, makes the model, the task and the optimiser. Nothing is computed yet.
+
+    Raises:
+        UsageError: whatever is wrong with the config or the data, before any work starts.
+    """
+    config = complete(config)
+    mesh = parallel.make_mesh()
+    for path in data_paths(config):
+        accumulate = config.optimizer.accumulate if path == "config.data.train" else 1
+        parallel.check_batch_size(_section(config, path).batch_size, mesh, path, accumulate)
+
+    pipelines = {path: open_pipeline(config, path) for path in data_paths(config)}
+    train_data = pipelines["config.data.train"]
+    num_classes = _num_classes(config, train_data)
+    reports = {path: data.check(pipeline.source, num_classes, path) for path, pipeline in pipelines.items()}
+    _same_classes(pipelines)
+    clock = Clock(batch_size=train_data.batch_size, num_examples=train_data.num_examples)
+    length = TrainSettings(**freeze(config.train)).duration()
+    clock = clock._replace(total_steps=clock.steps(length, "config.train"))
+
+    network = wire(config, describe(config, pipelines, num_classes))
+    image_shape, others = model_inputs(network, train_data.element_spec)
+    shapes = variable_shapes(network.model, image_shape, **others)
+    optimizer = optimizers.create(**freeze(config.optimizer), params=shapes["params"], clock=clock)
+    eval_data = {path.removeprefix("config.data.eval."): pipelines[path] for path in data_paths(config)[1:]}
+    wired = Experiment(
+        config=config,
+        network=network,
+        mesh=mesh,
+        train_data=train_data,
+        eval_data=eval_data,
+        reports=reports,
+        clock=clock,
+        optimizer=optimizer,
+        shapes=shapes,
+        best=_best(config, network, shapes, eval_data),
+    )
+    wired.times()  # raises where an interval is no duration
+    return wired
+
+
+def open_pipeline(config: ConfigDict, path: str) -> data.Pipeline:
+    """The batches of a data section: "config.data.train" or "config.data.eval.LABEL"."""
+    return data.create(
+        **freeze(_section(config, path)),
+        seed=config.seed,
+        train=path == "config.data.train",
+        host_index=jax.process_index(),
+        host_count=jax.process_count(),
+        where=path,
+    )
+
+
+def describe(config: ConfigDict, pipelines: dict[str, data.Pipeline], num_classes: int | None) -> dict[str, Any]:
+    """JSON-ready facts of the data that prediction needs later, when the data are no longer there."""
+    train = pipelines["config.data.train"]
+    # Predictions see images as the first evaluation split does; without one, as training does.
+    shown_path = list(pipelines)[min(1, len(pipelines) - 1)]
+    shown = pipelines[shown_path]
+    return {
+        "image_shape": list(shown.element_spec["image"].shape[1:]),
+        "num_classes": num_classes,
+        "class_names": list(train.source.class_names) or [str(i) for i in range(num_classes or 0)],
+        "preprocess": preprocess.resolve(
+            freeze(config.data.preprocess), train.source, config.data.train.transforms, "config.data.preprocess"
+        ),
+        "transforms": _section(config, shown_path).transforms,
+        "examples": {path.removeprefix("config.data."): len(p.source) for path, p in pipelines.items()},
+    }
+
+
+def _num_classes(config: ConfigDict, train_data: data.Pipeline) -> int | None:
+    """The model's classes where the config says; else the data's."""
+    if config.model.get("num_classes"):
+        return config.model.num_classes
+    source = train_data.source
+    if source.class_names:
+        return len(source.class_names)
+    return int(source.labels.max()) + 1 if source.labels is not None and len(source.labels) else None
+
+
+def _same_classes(pipelines: dict[str, data.Pipeline]) -> None:
+    """Class ids are places in a list of names: the same list in every split."""
+    (_, train), *others = pipelines.items()
+    for path, pipeline in others:
+        if pipeline.source.class_names != train.source.class_names:
+            one, two = set(train.source.class_names), set(pipeline.source.class_names)
+            what = f"only in training: {sorted(one - two)[:5]}, only here: {sorted(two - one)[:5]}"
+            raise UsageError(f"{path}.name: its classes are not those of config.data.train ({what}).")
+
+
+def _best(config: ConfigDict, network: Network, shapes: Any, eval_data: dict[str, data.Pipeline]) -> Best | None:
+    """How checkpoints are compared. Raises UsageError where the config names a metric that is not there."""
+    if not eval_data:
+        if config.checkpoint.best:
+            raise UsageError(f"config.checkpoint.best: {config.checkpoint.best!r}, but config.data.eval has no split.")
+        return None
+    first, pipeline = next(iter(eval_data.items()))
+    names = evaluation.metric_names(
+        step.make_evaluation_step(network.model, network.task, network.preprocess),
+        shapes,
+        pipeline.element_spec,
+        network.task,
+    )
+    chosen = config.checkpoint.best or f"{first}/{network.task.best}"
+    valid = [f"{label}/{name}" for label in eval_data for name in names]
+    if chosen not in valid:
+        raise unknown_name("metric", chosen, valid, "config.checkpoint.best")
+    return Best(chosen, "min" if chosen.partition("/")[2] in network.task.lower_is_better else "max")
+
+
+def model_inputs(network: Network, spec: dict[str, jax.ShapeDtypeStruct]) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """What the model is called with, for a batch of these shapes: one image's shape, and zeros for the other inputs."""
+    batch = {name: jnp.zeros((1, *value.shape[1:]), value.dtype) for name, value in spec.items()}
+    inputs = dict(network.task.inputs(batch, False))
+    image = inputs.pop("image")
+    return image.shape[1:], inputs
+
+
+def wire(config: ConfigDict, description: dict[str, Any]) -> Network:
+    """The model, task and preprocessing of a complete config, for data of this description."""
+    num_classes = description["num_classes"]
+    model = models.create(**(freeze(config.model) | {"num_classes": num_classes}))
+    task = tasks.create(num_classes=num_classes, **freeze(config.task))
+    return Network(model, task, preprocess.create(**description["preprocess"]), description)

@@ -1,0 +1,141 @@
+"""A trained run: `load` opens its folder, and a `Run` predicts and evaluates, without an optimiser."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vision import data, experiment
+from vision.config import thaw
+from vision.errors import UsageError, unknown_name
+from vision.experiment import Network
+from vision.train import evaluation, parallel, step
+from vision.train.checkpoints import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained network with everything needed to use it.
+
+    Attributes:
+        workdir: the run folder.
+        config: its complete config.
+        network: model, task, preprocessing and the description of the data.
+        variables: {"params": ..., "batch_stats": ...}: the moving average where the run kept one.
+        step: the checkpoint's step.
+        stopped_by: the signal that stopped training before its end, or None.
+    """
+
+    workdir: Path
+    config: ConfigDict
+    network: Network
+    variables: dict[str, Any]
+    step: int
+    stopped_by: str | None = None
+
+    @property
+    def model(self) -> Any:
+        """The Linen module: `run.model.apply(run.variables, run.network.preprocess(images), train=False)`."""
+        return self.network.model
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return tuple(self.network.description["class_names"])
+
+    def predict(self, images: Any, batch_size: int = 32, on_bad_image: str = "stop") -> list[dict[str, Any]]:
+        """Predictions for images, with the preprocessing stored in the run; see `predictions` for raw arrays.
+
+        Args:
+            images: file names, encoded bytes, or uint8 arrays (H, W), (H, W, C), also stacked.
+            batch_size: images at a time.
+            on_bad_image: "stop", or "skip" to leave unreadable ones out.
+
+        Returns:
+            One dict an image, JSON-ready: {"class", "probability", "top5"} for a classifier.
+        """
+        describe = self.network.task.describe
+        return [
+            describe(example["predictions"], self.class_names)
+            for example in self.predictions(images, batch_size, on_bad_image)
+        ]
+
+    def predictions(self, images: Any, batch_size: int = 32, on_bad_image: str = "stop") -> Iterator[dict[str, Any]]:
+        """For each image {"index", "image" (uint8, as the network saw it), "predictions": {name: array}}, in order."""
+        mesh = parallel.make_mesh(jax.local_devices()[:1])
+        predict = compile_prediction(self.network)
+        variables = parallel.replicate(self.variables, mesh)
+        batches = data.from_images(
+            list(images), self.network.description["transforms"], batch_size=batch_size, on_bad_image=on_bad_image
+        )
+        for batch in batches:
+            outputs = jax.device_get(predict(variables, batch["image"]))
+            for row in np.flatnonzero(batch["mask"]):
+                arrays = jax.tree.map(lambda x, row=row: x[row], outputs)
+                yield {"index": int(batch["index"][row]), "image": batch["image"][row], "predictions": arrays}
+
+    def evaluate(self, label: str | None = None, show: int = 0) -> dict[str, evaluation.Evaluation]:
+        """One pass over each evaluation split of the config, or over the one of that label: {label: Evaluation}.
+
+        Raises:
+            UsageError: no split of that label.
+        """
+        labels = list(self.config.data.eval)
+        if label is not None and label not in labels:
+            raise unknown_name("evaluation split", label, labels)
+        mesh = parallel.make_mesh()
+        variables = parallel.replicate(self.variables, mesh)
+        compiled = compile_evaluation(self.network, mesh)
+        results = {}
+        for name in labels if label is None else [label]:
+            pipeline = experiment.open_pipeline(self.config, f"config.data.eval.{name}")
+            results[name] = evaluation.evaluate(compiled, variables, pipeline, self.network.task, mesh, show)
+        return results
+
+
+def load(workdir: str | os.PathLike, checkpoint: str | int = "best") -> Run:
+    """Opens a run folder: the network, its weights, preprocessing and class names, without its data or optimiser.
+
+    Args:
+        workdir: the run folder.
+        checkpoint: "best" (the last one where the run has no best), "last" or a step.
+
+    Raises:
+        UsageError: no such folder, or no checkpoint (of that step) in it.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise UsageError(
+            f"--workdir={workdir}: no such folder. Train first: python -m launch.train --config=... --workdir={workdir}"
+        )
+    with Checkpoints(workdir / "checkpoints", read_only=True) as saved:
+        no_best = checkpoint == "best" and saved.best_step() is None
+        weights, extras, at = saved.restore_weights("last" if no_best else checkpoint)
+    config = thaw(extras["config"])
+    network = experiment.wire(config, extras["data"])
+    source = weights["ema"] if weights.get("ema") is not None else weights
+    return Run(workdir, config, network, {"params": source["params"], **source["model_state"]}, at)
+
+
+def compile_evaluation(network: Network, mesh: jax.sharding.Mesh):
+    """The jitted evaluation step of a network."""
+    return parallel.compile_evaluation_step(
+        step.make_evaluation_step(network.model, network.task, network.preprocess), mesh
+    )
+
+
+def compile_prediction(network: Network):
+    """A jitted function `(variables, uint8 images (B, H, W, C)) -> {name: (B, ...)}`."""
+
+    def predict(variables, image):
+        outputs, _ = step.apply_model(
+            network.model, network.task, network.preprocess, variables, {"image": image}, None
+        )
+        return network.task.predict(outputs)
+
+    return jax.jit(predict)
