@@ -1,0 +1,88 @@
+"""Chains of transforms are parsed, never evaluated."""
+
+import numpy as np
+import pytest
+
+from vision.data import chain
+from vision.data.chain import Call, parse
+from vision.errors import UsageError
+
+
+def test_a_chain():
+    assert parse("decode|random_resized_crop(224, area=(0.3, 1.0)) | flip()") == (
+        Call("decode", {}),
+        Call("random_resized_crop", {"size": 224, "area": (0.3, 1.0)}),
+        Call("flip", {}),
+    )
+
+
+def test_lines_lists_and_strings():
+    assert parse("resize([4, 6],\n  'area')\n | flip") == (
+        Call("resize", {"size": (4, 6), "method": "area"}),
+        Call("flip", {}),
+    )
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n"])
+def test_an_empty_chain(text):
+    assert parse(text) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("decode|flop", "config.x: unknown transform 'flop'; did you mean 'flip'"),
+        ("decode|random_resize_crop(3)", "did you mean 'random_resized_crop'"),
+        ("decode|resize", "resize: missing 'size'"),
+        ("resize('a')", r"resize.size: expected int or tuple\[int, int\], given 'a'"),
+        ("resize(2.5)", "resize.size: expected int"),
+        ("resize(True)", "resize.size: expected int"),
+        ("resize(2, 'linear', 4, 5)", "takes 2 arguments"),
+        ("resize(2, size=3)", "given twice"),
+        ("resize(**{'size': 3})", "given twice, or is not of the form"),
+        ("resize(*(1, 2))", "arguments are numbers"),
+        ("flip(probablity=1.0)", "flip.probablity: unknown key; did you mean 'probability'"),
+        ("flip(rng=3)", "flip.rng: unknown key"),
+        ("resize(4, 'bilinear')", "resize.method: expected 'auto' or 'linear'"),
+        ("decode||flip", "is not a chain of transforms"),
+        ("decode|flip(", "is not a chain of transforms"),
+        ("decode + flip", "expected the name of a transform, given 'decode \\+ flip'"),
+        ("decode|3", "expected the name of a transform"),
+    ],
+)
+def test_mistakes_are_named(text, message):
+    with pytest.raises(UsageError, match=message):
+        parse(text, "config.x")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').mkdir('pwned')",
+        "resize(__import__('os').mkdir('pwned'))",
+        "resize(size=[open('pwned', 'w') for _ in '1'])",
+        "(lambda: open('pwned', 'w'))()",
+        "decode|(pwned := 3)",
+        'resize(f\'{open("pwned", "w")}\')',
+        "decode.__class__",
+        "decode) or open('pwned', 'w') or (decode",
+    ],
+)
+def test_code_is_refused_and_not_run(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError):
+        parse(text)
+    assert not list(tmp_path.iterdir())
+
+
+def test_transforms_draw_from_one_generator_in_turn():
+    calls = parse("random_crop(4)|noise(20)|flip")
+    image = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+    first, second = (chain.apply(calls, {"image": image}, np.random.default_rng(5))["image"] for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (4, 4, 3)
+
+
+def test_the_deterministic_part():
+    assert parse("decode|random_crop(4)|resize(8)|flip") != parse("decode|resize(8)")
+    assert chain.deterministic(parse("decode|random_crop(4)|resize(8)|flip")) == parse("decode|resize(8)")

@@ -1,0 +1,7 @@
+"""(config, step) -> batch: sources, decoding, transforms, and the pipeline that brings them together."""
+
+from vision.data.check import check
+from vision.data.pipeline import Pipeline, create, from_images
+from vision.data.source import Source, open_source
+
+__all__ = ["Pipeline", "Source", "check", "create", "from_images", "open_source"]

@@ -1,0 +1,282 @@
+"""Batches of a data set for training, evaluation and prediction, prefetched by Grain's threads or worker processes."""
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from vision.data import chain
+from vision.data.loader import PADDING, Batch, Loader
+from vision.data.source import ImageRecords, Source, open_source
+from vision.errors import UsageError
+
+
+def create(
+    name: str,
+    split: str,
+    batch_size: int,
+    transforms: str,
+    *,
+    shuffle: bool | None = None,
+    on_bad_image: Literal["stop", "skip"] = "stop",
+    max_bad_share: float = 0.01,
+    workers: int = 0,
+    threads: int | None = None,
+    prefetch: int | None = None,
+    seed: int = 0,
+    train: bool = True,
+    host_index: int = 0,
+    host_count: int = 1,
+    where: str = "data",
+) -> "Pipeline":
+    """Opens a data set and makes batches of it; a section of `config.data` holds these arguments.
+
+    Args:
+        name: the data set: "digits", "folder:PATH", "fake:32x32x3:10", or a prepared TFDS name such as "cifar10".
+        split: "train", "test", or a slice of one: "train[:90%]".
+        batch_size: examples per step, over all hosts and devices.
+        transforms: what is done to each example, as in "decode|random_resized_crop(224)|flip".
+        shuffle: a new random order in every epoch; by default when training.
+        on_bad_image: "stop" at an image that cannot be decoded, or "skip" and count it.
+        max_bad_share: the largest share of the data set that may be skipped, 0..1.
+        workers: processes that load batches; 0 loads in threads of this one, which is enough for most transforms.
+        threads: threads that load batches; by default one per CPU core, at most 16 (one in each worker process).
+        prefetch: batches loaded ahead; by default two more than threads. 0 loads each when it is asked for.
+        seed: of the order and of the random transforms.
+        train: repeat without end, and shuffle; else one pass in order, padded at its end.
+        host_index: which host this is.
+        host_count: on how many hosts the batch is spread; each loads its own rows of it.
+        where: the section's place, for messages.
+
+    Raises:
+        UsageError: no such data set, split or transform; a value out of range; a first example that cannot be read.
+    """
+    return Pipeline(
+        open_source(name, split, where),
+        batch_size,
+        transforms,
+        shuffle=shuffle,
+        on_bad_image=on_bad_image,
+        max_bad_share=max_bad_share,
+        workers=workers,
+        threads=threads,
+        prefetch=prefetch,
+        seed=seed,
+        train=train,
+        host_index=host_index,
+        host_count=host_count,
+        where=where,
+    )
+
+
+def from_images(
+    images: Sequence[str | bytes | np.ndarray],
+    transforms: str,
+    batch_size: int,
+    *,
+    on_bad_image: Literal["stop", "skip"] = "stop",
+) -> "Pipeline":
+    """One pass over images that the caller has, as for evaluation, the last batch padded.
+
+    Args:
+        images: paths, encoded images, or uint8 arrays of shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+        transforms: as in `create`.
+        batch_size: images per batch.
+        on_bad_image: "stop" names the first that cannot be decoded; "skip" lists them in `Pipeline.bad_images`.
+    """
+    source = Source("images", "", ImageRecords(images))
+    return Pipeline(source, batch_size, transforms, train=False, on_bad_image=on_bad_image, max_bad_share=1.0)
+
+
+class Pipeline:
+    """Batches by step. See `create` for the arguments.
+
+    Attributes:
+        source: the data set.
+        batch_size: rows of a batch over all hosts; this host has `batch_size / host_count` of them.
+        bad_images: {place among the records: message} of the images skipped so far by this host.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        batch_size: int,
+        transforms: str = "",
+        *,
+        shuffle: bool | None = None,
+        on_bad_image: Literal["stop", "skip"] = "stop",
+        max_bad_share: float = 0.01,
+        workers: int = 0,
+        threads: int | None = None,
+        prefetch: int | None = None,
+        seed: int = 0,
+        train: bool = True,
+        host_index: int = 0,
+        host_count: int = 1,
+        where: str = "data",
+    ):
+        at_least = {
+            "batch_size": (batch_size, 1),
+            "workers": (workers, 0),
+            "threads": (threads, 1),
+            "prefetch": (prefetch, 0),
+        }
+        for key, (value, least) in at_least.items():
+            if value is not None and value < least:
+                raise UsageError(f"{where}.{key}: expected at least {least}, given {value}.")
+        if batch_size % host_count:
+            raise UsageError(
+                f"{where}.batch_size: {batch_size} examples cannot be spread over {host_count} hosts evenly."
+            )
+        if not 0 <= max_bad_share <= 1:
+            raise UsageError(f"{where}.max_bad_share: expected a share from 0 to 1, given {max_bad_share}.")
+        if not 0 <= seed < 2**64:
+            raise UsageError(f"seed: expected a number from 0 to 2**64 - 1, given {seed}.")
+        if not len(source):
+            raise UsageError(f"{where}.split: {source.split!r} of {source.name!r} has no examples.")
+        self.source = source
+        self.batch_size = batch_size
+        self.bad_images: dict[int, str] = {}
+        self._train = train
+        self._where = where
+        self._max_bad = math.floor(max_bad_share * len(source) + 1e-9)
+        self._workers = workers
+        self._threads = threads or (1 if workers else min(16, _cpu_cores()))
+        self._prefetch = self._threads + 2 if prefetch is None else prefetch
+        host_rows = batch_size // host_count
+        loader = Loader(
+            records=source.records,
+            transforms=chain.parse(transforms, f"{where}.transforms"),
+            batch_size=batch_size,
+            seed=seed,
+            repeat=train,
+            shuffle=train if shuffle is None else shuffle,
+            on_bad_image=on_bad_image,
+            rows=range(host_index * host_rows, (host_index + 1) * host_rows),
+            spec={},
+        )
+        self._loader = loader.with_spec(tries=self._max_bad + 1)
+
+    @property
+    def num_examples(self) -> int:
+        """Examples in one pass."""
+        return len(self.source)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches of one pass, the last of which may be padded (or, in training, belong to two epochs)."""
+        return math.ceil(len(self.source) / self.batch_size)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in which every example comes once; in training an epoch may end within a batch."""
+        return len(self.source) / self.batch_size
+
+    @property
+    def element_spec(self) -> dict:
+        """{name: jax.ShapeDtypeStruct} of a batch over all hosts."""
+        import jax
+
+        fields = {**self._loader.spec, "mask": ((), np.dtype(np.float32)), "index": ((), np.dtype(np.int32))}
+        return {name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype) for name, (shape, dtype) in fields.items()}
+
+    def batch(self, step: int) -> Batch:
+        """This host's rows of the batch of any step; the same whenever and wherever it is asked for.
+
+        Besides the fields of the examples (`image` (B, H, W, C) uint8, `label` (B,) int32, ...) it has `mask` (B,)
+        float32, 1 for an example and 0 for padding or a skipped image, and `index` (B,) int32, the place of the
+        example in `source`, -1 for padding. Past the end of a single pass, all rows are padding.
+
+        Raises:
+            UsageError: an image cannot be decoded, or too many cannot; or examples have different shapes.
+        """
+        if step < 0:
+            raise UsageError(f"There is no step {step}; the first is 0.")
+        return self._count_bad(self._loader.batch(step))
+
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """`batch(start)`, `batch(start + 1)`, ..., loaded ahead: without end in training, else one pass."""
+        iterator = iter(self._grain_dataset(start))
+        try:
+            while True:
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    return
+                except UsageError as error:
+                    raise type(error)(str(error)) from None  # without Grain's notes and frames
+                if self._workers:  # it lies in memory shared with the worker, which is to be freed soon
+                    batch = {name: np.array(value) for name, value in batch.items()}
+                yield self._count_bad(batch)
+        finally:
+            iterator.close()
+
+    def _grain_dataset(self, start: int):
+        import grain
+
+        stop = sys.maxsize if self._train else max(start, self.num_batches)
+        # A step is an element: what order Grain's threads and processes load them in cannot change what is in them.
+        dataset = grain.MapDataset.range(start, stop).map(self._loader.batch)
+        ahead = grain.ReadOptions(
+            num_threads=self._threads if self._prefetch else 0, prefetch_buffer_size=self._prefetch
+        )
+        dataset = dataset.to_iter_dataset(ahead)
+        if not self._workers:
+            return dataset
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():  # in a notebook or a test; Grain reads flags of its own
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=max(1, self._prefetch))
+        return dataset.mp_prefetch(options, worker_init_fn=_end_with_parent)
+
+    def _count_bad(self, batch: Batch) -> Batch:
+        """Notes the images that were skipped, here rather than where they are loaded, which may be another process."""
+        bad = (batch["mask"] == 0) & (batch["index"] != PADDING)
+        for index in batch["index"][bad].tolist():
+            if index in self.bad_images:
+                continue
+            self.bad_images[index] = self._why_bad(index)
+            logging.warning("Skipped %s (%d so far)", self.bad_images[index], len(self.bad_images))
+            if len(self.bad_images) > self._max_bad:
+                raise UsageError(
+                    f"{self._where}.max_bad_share: {len(self.bad_images)} of {self.num_examples} images "
+                    f"cannot be decoded, more than the {self._max_bad} allowed; the last is {self.bad_images[index]}."
+                )
+        return batch
+
+    def _why_bad(self, index: int) -> str:
+        try:
+            self._loader.example(index, epoch=0)
+        except UsageError as error:
+            return str(error)
+        return self.source.describe(index)  # it was unreadable a moment ago
+
+
+def _cpu_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end_with_parent(worker: int, worker_count: int) -> None:
+    """Makes this worker process end when its parent does, even when that is killed; Ctrl-C is the parent's to handle.
+
+    Linux can signal the death of a parent (PR_SET_PDEATHSIG), but means that of the thread that started the worker, and
+    Grain starts workers from threads of its own. The pipe that Python keeps between the two closes with the process.
+    """
+    import multiprocessing
+    import signal
+    import threading
+
+    del worker, worker_count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True, name="end-with-parent").start()
