@@ -3,9 +3,12 @@
 import errno
 import sys
 from collections.abc import Callable
+from logging import ERROR, WARNING, LogRecord
+from pathlib import Path
 
 from absl import app, flags, logging
 
+import vision
 from vision.config import split_overrides
 from vision.errors import UsageError
 
@@ -31,7 +34,7 @@ def run(main: Main) -> None:
 
     def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # the libraries' own progress messages are not the user's
+            logging.get_absl_handler().addFilter(_is_ours_or_error)
         try:
             code = main(argv[1:], overrides)
         except Exception as error:
@@ -54,6 +57,12 @@ def required(flag: flags.FlagHolder, example: str) -> str:
     if not flag.value:
         raise UsageError(f"--{flag.name} is missing, as in --{flag.name}={example}.")
     return flag.value
+
+
+def _is_ours_or_error(record: LogRecord) -> bool:
+    """Whether a log message is for the user: libraries' own progress messages and warnings are not."""
+    ours = Path(vision.__file__).parent in Path(record.pathname).parents
+    return record.levelno >= ERROR or (ours and record.levelno >= WARNING)
 
 
 def _sentence(error: Exception) -> str | None:

@@ -14,6 +14,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
     from vision.errors import UsageError
     from vision.run import load
     from vision.train.progress import header, table
+    from vision.train.writers import Console
     from vision.training import use_compilation_cache
 
     if arguments or overrides:
@@ -21,19 +22,17 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
         raise UsageError(f"unexpected {', '.join(given)}: a run is evaluated with the config it was trained with.")
     use_compilation_cache()
     run = load(command.required(WORKDIR, "runs/a"), CHECKPOINT.value)
-    print(
-        header(
-            [("checkpoint", f"step {run.step} ({CHECKPOINT.value})")], title=f"{run.config.model.name} in {run.workdir}"
-        )
-    )
+    console = Console()
+    title = f"{run.config.model.name} in {run.workdir}"
+    console.print(header([("checkpoint", f"step {run.step} ({CHECKPOINT.value})")], title))
     for label, found in run.evaluate(SPLIT.value).items():
-        print()
-        print(table(list(found.metrics.items()), (label, "value")))
+        console.print()
+        console.print(table(list(found.metrics.items()), (label, "value")))
         per_class = {name: values for name, values in found.arrays.items() if values.shape == (len(run.class_names),)}
         if per_class:
-            print()
+            console.print()
             rows = [(name, *(float(v[i]) for v in per_class.values())) for i, name in enumerate(run.class_names)]
-            print(table(rows, ("class", *per_class)))
+            console.print(table(rows, ("class", *per_class)))
 
 
 if __name__ == "__main__":

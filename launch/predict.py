@@ -67,14 +67,14 @@ def find_images(places: list[str]) -> list[str]:
     Raises:
         UsageError: a place without any image.
     """
-    from vision.data.images import EXTENSIONS
+    from vision.data.images import SUFFIXES
 
     if not places:
         raise UsageError("--images is missing, as in --images='photos/*.png'.")
     files = []
     for place in places:
         if Path(place).is_dir():
-            found = sorted(str(p) for p in Path(place).rglob("*") if p.suffix.lower() in EXTENSIONS)
+            found = sorted(str(p) for p in Path(place).rglob("*") if p.suffix.lower() in SUFFIXES)
         else:
             found = (
                 [place]
