@@ -15,7 +15,6 @@ from vision import data, models, schema, tasks
 from vision.config import freeze, thaw
 from vision.data import preprocess
 from vision.errors import UsageError, nearest, pick, unknown_name
-from vision.models.initialize import initialize, variable_shapes
 from vision.train import evaluation, parallel, step
 from vision.train import optimizer as optimizers
 from vision.train.durations import Clock
@@ -211,7 +210,7 @@ class Experiment:
     def variables(self) -> dict[str, Any]:
         """Freshly initialised variables; a function of the seed only."""
         shape, others = model_inputs(self.network, self.train_data.element_spec)
-        return initialize(self.network.model, jax.random.key(self.config.seed), shape, **others)
+        return models.initialize(self.network.model, jax.random.key(self.config.seed), shape, **others)
 
     def step_options(self) -> step.StepOptions:
         """Accumulation, moving average and penalties."""
@@ -251,7 +250,7 @@ def build(config: ConfigDict) -> Experiment:
 
     network = wire(config, describe(config, pipelines, num_classes))
     image_shape, others = model_inputs(network, train_data.element_spec)
-    shapes = variable_shapes(network.model, image_shape, **others)
+    shapes = models.variable_shapes(network.model, image_shape, **others)
     optimizer = optimizers.create(**freeze(config.optimizer), params=shapes["params"], clock=clock)
     eval_data = {path.removeprefix("config.data.eval."): pipelines[path] for path in data_paths(config)[1:]}
     wired = Experiment(

@@ -113,6 +113,10 @@ def load(workdir: str | os.PathLike, checkpoint: str | int = "best") -> Run:
         raise UsageError(
             f"--workdir={workdir}: no such folder. Train first: python -m launch.train --config=... --workdir={workdir}"
         )
+    if isinstance(checkpoint, str) and checkpoint.isdigit():
+        checkpoint = int(checkpoint)
+    if isinstance(checkpoint, str) and checkpoint not in ("best", "last"):
+        raise UsageError(f"--checkpoint={checkpoint}: expected best, last or a step, such as 1000.")
     with Checkpoints(workdir / "checkpoints", read_only=True) as saved:
         no_best = checkpoint == "best" and saved.best_step() is None
         weights, extras, at = saved.restore_weights("last" if no_best else checkpoint)

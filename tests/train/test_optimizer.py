@@ -29,6 +29,12 @@ def network(seed=0):
     return jax.tree.map(draw, shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 
+def small(seed=0):
+    """Fewer parameters, for what is compiled for every optimiser."""
+    params = network(seed)
+    return {"conv": {"kernel": params["conv"]["kernel"]}, "head": params["head"]}
+
+
 def kernels(seed=0):
     """Parameters that are all kernels."""
     rng = np.random.default_rng(seed)
@@ -66,7 +72,7 @@ SETTINGS = {"adadelta": {"learning_rate": 10.0}, "lars": {"trust_coefficient": 1
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimiser_goes_down_a_quadratic(name):
-    params = network()
+    params = small()
     transform = create(
         name, params, **({"learning_rate": 0.05, "weight_decay": 1e-4} | SETTINGS.get(name, {}))
     ).transform
@@ -90,7 +96,7 @@ REFERENCES = {
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_equals_the_optax_optimiser_of_that_name(name):
-    params = network()
+    params = small()
     assert_same(
         run(create(name, params).transform, params), run(optax.with_extra_args_support(REFERENCES[name]), params)
     )
@@ -109,7 +115,7 @@ def test_equals_the_optax_optimiser_of_that_name(name):
     ],
 )
 def test_arguments_reach_the_optimiser(name, arguments, reference):
-    params = network()
+    params = small()
     ours = create(name, params, **arguments).transform
     assert_same(run(ours, params), run(optax.with_extra_args_support(reference), params))
 
@@ -164,20 +170,19 @@ def test_a_multiplier_scales_the_update_of_sgd_exactly():
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_frozen_parameters_do_not_move_and_hold_no_memory(name):
-    params = network()
-    rules = [["(conv|attention)/.*", {"freeze": True}]]  # lists, as JSON has them
+    params = small()
+    rules = [["conv/.*", {"freeze": True}]]  # lists, as JSON has them
     section = {"rules": rules, "weight_decay": 0.1, "clip_norm": 1.0}
     frozen = create(name, params, **section).transform
     after = run(frozen, params, steps=3)
-    for module in ("conv", "attention"):
-        jax.tree.map(np.testing.assert_array_equal, after[module], params[module])
+    np.testing.assert_array_equal(after["conv"]["kernel"], params["conv"]["kernel"])
     assert np.any(after["head"]["kernel"] != params["head"]["kernel"])
     # The memory is that of a network without them, and so are the updates of the rest.
-    rest = {key: value for key, value in params.items() if key not in ("conv", "attention")}
+    rest = {"head": params["head"]}
     alone = create(name, rest, weight_decay=0.1, clip_norm=1.0).transform
     size = lambda state: sum(x.size for x in jax.tree.leaves(state))  # noqa: E731
     assert size(frozen.init(params)) == size(alone.init(rest))
-    assert_same({key: after[key] for key in rest}, run(alone, rest, steps=3))
+    assert_same({"head": after["head"]}, run(alone, rest, steps=3))
 
 
 def test_clipping_is_by_the_global_norm():
@@ -246,8 +251,9 @@ def test_reduce_on_plateau_lives_in_the_optimiser_state():
     schedule = {"name": "reduce_on_plateau", "every": "2 steps", "patience": 3, "factor": 0.5, "final": 0.2}
     made = create("sgd", params, schedule=schedule, learning_rate=1.0)
     rates, state = [], made.transform.init(params)
+    update = jax.jit(made.transform.update)
     for step in range(40):
-        updates, state = made.transform.update({"w": jnp.float32(1)}, state, params, value=jnp.float32(1.0))
+        updates, state = update({"w": jnp.float32(1)}, state, params, value=jnp.float32(1.0))
         rates.append(-float(updates["w"]))
         assert rates[-1] == pytest.approx(float(optimizers.current_learning_rate(made, step, state)))
     # Compared every 2 steps; the first comparison is the best so far, the next 3 show no improvement: step 8 is halved.

@@ -88,7 +88,8 @@ def fit(
         times: when things happen.
         hooks: what is called.
         meter: times the loop.
-        progress: what a checkpoint of an earlier process held: metrics since the last log, seconds trained.
+        progress: what a checkpoint of an earlier process held: metrics since the last log, seconds trained, and
+            whether the log or evaluation of its last step is still owed.
 
     Raises:
         UsageError: a loss that is not finite.
@@ -97,12 +98,48 @@ def fit(
     progress = progress or {}
     pending = [(step, {k: tuple(v) for k, v in values.items()}) for step, values in progress.get("pending", [])]
     seconds_before, began = progress.get("seconds", 0.0), time.perf_counter()
-    last_saved = start if start else None
-    reported_compiling, stopped_by = False, None
+    last_saved = start or None
+    reported_compiling = False
 
-    def now() -> dict[str, Any]:
-        return {"pending": list(pending), "seconds": seconds_before + time.perf_counter() - began}
+    def now(owed: bool = False) -> dict[str, Any]:
+        seconds = seconds_before + time.perf_counter() - began
+        return {"pending": list(pending), "seconds": seconds, "owed": owed}
 
+    def finish_step(step: int, stopping: bool) -> None:
+        """What is due after a step: log, evaluate, save. A process that is to end only saves, and owes the rest."""
+        nonlocal pending, last_saved, reported_compiling
+        last = step == times.total
+        log, evaluate, save = (last or _due(step, every) for every in (times.log, times.evaluate, times.save))
+        if not (log or evaluate or save or stopping):
+            hooks.show(step, None, None)
+            return
+        pending = _fetch(pending, last_saved)
+        if stopping:
+            with meter.excluded():
+                hooks.save(step, state, {}, now(owed=log or evaluate))
+            return
+        row, evaluation, means, report = {}, {}, None, None
+        if log:
+            means, report = _means(pending), meter.report()
+            if not reported_compiling:
+                report["compile_seconds"] = round(train_step.compile_seconds, 3)
+                reported_compiling = True
+            row = {f"train/{name}": value for name, value in means.items()}
+            row |= {f"perf/{name}": value for name, value in report.items()}
+            pending = []
+        hooks.show(step, means, report)
+        with meter.excluded():
+            if evaluate and hooks.evaluate:
+                evaluation = hooks.evaluate(state)
+                row |= evaluation
+            if row:
+                hooks.write(step, {"time": round(now()["seconds"], 3), **row})
+            if hooks.improved(evaluation) or save:
+                hooks.save(step, state, evaluation, now())
+                last_saved = step
+
+    if progress.get("owed"):
+        finish_step(start, stopping=False)
     for step in range(start + 1, times.total + 1):
         with meter.waiting():
             batch, examples = next(batches)
@@ -116,39 +153,10 @@ def fit(
         if len(pending) > RUN_AHEAD:
             # Not a wait for this step's result: it keeps the queue of dispatched steps, and their memory, bounded.
             jax.block_until_ready(pending[-RUN_AHEAD - 1][1])
-
-        last = step == times.total
-        stopped_by = None if last else hooks.stop(step)
-        log, evaluate, save = (last or _due(step, every) for every in (times.log, times.evaluate, times.save))
-        save = save or bool(stopped_by)
-        if not (log or evaluate or save):
-            hooks.show(step, None, None)
-            continue
-
-        pending = _fetch(pending, last_saved)
-        row, evaluation = {}, {}
-        if log:
-            means, report = _means(pending), meter.report()
-            if not reported_compiling:
-                report["compile_seconds"] = round(train_step.compile_seconds, 3)
-                reported_compiling = True
-            row = {f"train/{name}": value for name, value in means.items()}
-            row |= {f"perf/{name}": value for name, value in report.items()}
-            pending = []
-            hooks.show(step, means, report)
-        else:
-            hooks.show(step, None, None)
-        with meter.excluded():
-            if evaluate and hooks.evaluate and not stopped_by:
-                evaluation = hooks.evaluate(state)
-                row |= evaluation
-            if row:
-                hooks.write(step, {"time": round(now()["seconds"], 3), **row})
-            if hooks.improved(evaluation) or save:
-                hooks.save(step, state, evaluation, now())
-                last_saved = step
-        if stopped_by:
-            return Outcome(state, step, stopped_by, now())
+        signal = hooks.stop(step) if step < times.total else None
+        finish_step(step, stopping=bool(signal))
+        if signal:
+            return Outcome(state, step, signal, now())
     return Outcome(state, max(start, times.total), None, now())
 
 

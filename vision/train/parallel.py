@@ -28,7 +28,9 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 def check_batch_size(batch_size: int, mesh: Mesh, where: str, accumulate: int = 1) -> None:
     """Raises UsageError unless a batch can be cut evenly over devices, and there into micro-batches."""
     parts = mesh.size * accumulate
-    if batch_size < 1 or batch_size % parts:
+    if batch_size < 1:
+        raise UsageError(f"{where}.batch_size: expected at least 1, given {batch_size}.")
+    if batch_size % parts:
         below, above = batch_size // parts * parts, (batch_size // parts + 1) * parts
         nearest = f"{below} or {above}" if below > 0 else f"{above}"
         cut = f"{mesh.size} device(s)" + (f" x accumulate={accumulate}" if accumulate > 1 else "")
