@@ -1,0 +1,87 @@
+"""The networks: Linen modules from an image to named arrays, by name."""
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vision import schema
+from vision.errors import UsageError, pick
+from vision.models import resnet, vit
+from vision.models.autoencoder import Autoencoder
+from vision.models.initialize import initialize, variable_shapes
+from vision.models.lenet import LeNet
+from vision.models.mlp import MLP, Linear
+
+MODELS = {
+    "linear": Linear,
+    "mlp": MLP,
+    "lenet": LeNet,
+    "autoencoder": Autoencoder,
+    "resnet": resnet.ResNet,
+    "resnet18": resnet.resnet18,
+    "resnet34": resnet.resnet34,
+    "resnet50": resnet.resnet50,
+    "resnet101": resnet.resnet101,
+    "resnet152": resnet.resnet152,
+    "vit": vit.ViT,
+    "vit_ti16": vit.vit_ti16,
+    "vit_s16": vit.vit_s16,
+    "vit_s32": vit.vit_s32,
+    "vit_b16": vit.vit_b16,
+    "vit_b32": vit.vit_b32,
+    "vit_l16": vit.vit_l16,
+    "vit_l32": vit.vit_l32,
+    "vit_h14": vit.vit_h14,
+}
+
+# Fields that hold factories of layers: the program passes them, a configuration cannot.
+INJECTED = ("conv", "norm")
+
+__all__ = ["INJECTED", "MODELS", "count_parameters", "create", "initialize", "variable_shapes"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def create(
+    name: str, num_classes: int | None = None, dtype: Any = "float32", where: str = "config.model", **arguments: Any
+) -> nn.Module:
+    """The network of that name.
+
+    `model.apply(variables, image, train=False)` takes (B, H, W, C) floating-point images and gives a dict of arrays:
+    `logits` (B, num_classes), `features` by stride, `pooled` (B, width), as far as the network has them.
+
+    Args:
+        name: a name in `MODELS`.
+        num_classes: number of classes; None or 0 for no classifier. Left out for networks that do not classify.
+        dtype: dtype of the computation, by name or as a dtype; parameters are float32 always.
+        where: the place of these arguments in the configuration, for messages.
+        **arguments: fields of the network.
+
+    Raises:
+        UsageError: an unknown name or field, or a value of another type than the field's.
+    """
+    factory = pick(MODELS, "model", name, f"{where}.name")
+    arguments["dtype"] = _dtype_name(dtype, f"{where}.dtype")
+    if "num_classes" in schema.keys(factory, INJECTED):
+        arguments["num_classes"] = num_classes
+    configuration = {key: value for key, value in arguments.items() if key not in INJECTED}
+    schema.check(factory, configuration, where, INJECTED)
+    return factory(**arguments)
+
+
+def count_parameters(params: Any) -> int:
+    """Number of scalars in a tree of arrays or of their shapes; give it the `params` collection alone."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _dtype_name(dtype: Any, where: str) -> str:
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = str(dtype)
+    if name not in DTYPES:
+        raise UsageError(f"{where}: networks compute in {', '.join(DTYPES)}; given {dtype!r}.")
+    return name

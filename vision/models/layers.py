@@ -1,0 +1,154 @@
+"""The layers that the model families share: convolution, norm, activations, initialisers, stochastic depth."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from vision.errors import pick
+from vision.ops.convolution import Padding, convolve
+
+Dtype = Any  # whatever jnp.dtype takes: "bfloat16", jnp.float32
+Initializer = Callable[..., jax.Array]
+
+# PyTorch's batch norm: epsilon 1e-5, and its momentum 0.1 is 0.9 in Flax's sense. Statistics and normalisation are
+# computed in float32 whatever the dtype of the result.
+BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+
+
+class Conv(nn.Module):
+    """Two-dimensional convolution with the parameters of `flax.linen.Conv`, at any speed the CPU has to give.
+
+    Attributes:
+        features: number of output channels.
+        kernel_size: (height, width) of the kernel.
+        strides: step between outputs, one number or (vertical, horizontal).
+        padding: "SAME", "VALID", a number, or per axis a number or (before, after). PyTorch's padding is a number.
+        kernel_dilation: step between the kernel's taps.
+        feature_group_count: number of independent groups of channels.
+        use_bias: whether to add a bias.
+        dtype: dtype of the computation; None follows the input and the parameters.
+        param_dtype: dtype of the parameters.
+        precision: see `jax.lax.Precision`.
+        kernel_init: initialiser of `kernel` (height, width, inputs / groups, features).
+        bias_init: initialiser of `bias` (features,).
+    """
+
+    features: int
+    kernel_size: int | Sequence[int]
+    strides: int | Sequence[int] = 1
+    padding: Padding = "SAME"
+    kernel_dilation: int | Sequence[int] = 1
+    feature_group_count: int = 1
+    use_bias: bool = True
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    precision: Any = None
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+
+    @nn.compact
+    def __call__(self, image: jax.Array) -> jax.Array:
+        """(batch, height, width, channels) -> (batch, output height, output width, features)."""
+        size = (self.kernel_size,) * 2 if isinstance(self.kernel_size, int) else tuple(self.kernel_size)
+        inputs = image.shape[-1] // self.feature_group_count
+        kernel = self.param("kernel", self.kernel_init, (*size, inputs, self.features), self.param_dtype)
+        bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype) if self.use_bias else None
+        image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=self.dtype)
+        result = convolve(
+            image,
+            kernel,
+            self.strides,
+            self.padding,
+            self.kernel_dilation,
+            self.feature_group_count,
+            self.precision,
+        )
+        return result if bias is None else result + bias
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drops a residual branch of single examples.
+
+    A branch that stays is divided by its chance to stay, so that evaluation needs no rescaling (the paper's equation 5
+    rescales at evaluation instead).
+
+    Attributes:
+        rate: chance of a branch to be dropped.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, branch: jax.Array, train: bool) -> jax.Array:
+        """(batch, ...) -> the same shape, with whole examples set to zero while training."""
+        per_example = tuple(range(1, branch.ndim))
+        return nn.Dropout(self.rate, broadcast_dims=per_example)(branch, deterministic=not train)
+
+
+def drop_path_rates(last: float, depth: int) -> tuple[float, ...]:
+    """The linear decay rule of stochastic depth (section 4): block l of L is dropped with chance `last` * l / L."""
+    return tuple(last * (block + 1) / depth for block in range(depth))
+
+
+def crelu(x: jax.Array) -> jax.Array:
+    """Concatenated ReLU (Shang et al. 2016, arXiv:1603.05201): positive and negative part, so twice the channels."""
+    return jax.nn.relu(jnp.concatenate([x, -x], axis=-1))
+
+
+def maxout(x: jax.Array) -> jax.Array:
+    """Maxout over pairs of neighbouring channels (Goodfellow et al. 2013, arXiv:1302.4389): half the channels.
+
+    Raises:
+        ValueError: the number of channels is odd.
+    """
+    if x.shape[-1] % 2:
+        raise ValueError(f"maxout takes the larger of pairs of channels; {x.shape[-1]} channels do not pair up")
+    return jnp.max(x.reshape(*x.shape[:-1], -1, 2), axis=-1)
+
+
+# Elementwise, but for crelu (doubles the channels) and maxout (halves them).
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": functools.partial(jax.nn.leaky_relu, negative_slope=0.01),
+    "elu": jax.nn.elu,
+    "crelu": crelu,
+    "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+    "maxout": maxout,
+}
+
+
+def activation(name: str) -> Callable[[jax.Array], jax.Array]:
+    """The activation of that name; raises UsageError for a name that is not in `ACTIVATIONS`."""
+    return pick(ACTIVATIONS, "activation", name)
+
+
+# He et al. 2015 (arXiv:1502.01852), section 2.2: variance 2 / fan keeps the scale of a signal that passes ReLUs.
+he_normal = nn.initializers.he_normal()  # fan in, equation 10: forward
+he_normal_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # equation 14: backward
+# Glorot and Bengio 2010, equation 16, for units that are linear around zero.
+xavier_uniform = nn.initializers.xavier_uniform()
+
+
+def initializer_for(activation_name: str) -> Initializer:
+    """He's initialiser before rectifiers, Xavier's before tanh and sigmoid, the units it was derived for."""
+    return xavier_uniform if activation_name in ("tanh", "sigmoid") else he_normal
+
+
+def classifier(
+    pooled: jax.Array, num_classes: int | None, kernel_init: Initializer = nn.initializers.lecun_normal()
+) -> dict[str, jax.Array]:
+    """`{"logits": (batch, num_classes)}` in float32 from a dense layer named `head`; empty where there are no classes.
+
+    To be called inside a compact method; the layer belongs to the calling module.
+    """
+    if not num_classes:
+        return {}
+    return {"logits": nn.Dense(num_classes, kernel_init=kernel_init, dtype=jnp.float32, name="head")(pooled)}
