@@ -8,7 +8,9 @@ The trainer calls, in this order, inside the compiled step:
 
 and for evaluation, `task.metrics` (sums, on the device) and `task.collect` (per-example arrays for the host).
 A two-stage detector fits: `inputs` hands it the padded ground truth while training, `collect` returns detections and
-ground truth, and `summarize_collected` calls the COCO evaluator on the host.
+ground truth, and `summarize_collected` calls the COCO evaluator on the host. `loss` and `monitor` see the outputs of
+the training forward pass only, all others those of evaluation. The model is initialised by its evaluation forward pass,
+so every parameter has a place there; while training it may draw from the random streams "dropout" and "sample".
 """
 
 import dataclasses

@@ -56,7 +56,8 @@ def evaluate(
                 },
                 batch["mask"],
             )
-            shown = sorted(shown + examples, key=lambda example: -float(example["interest"]))[:show]
+            # NaN, which sorts anywhere, counts as the most interesting.
+            shown = sorted(shown + examples, key=lambda example: -np.nan_to_num(example["interest"], nan=np.inf))[:show]
 
     for batch in pipeline.batches():
         results = step(variables, parallel.put_batch(batch, mesh))

@@ -14,8 +14,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def stop_requests() -> Iterator[Callable[[int], str | None]]:
     """Within the block SIGTERM and SIGINT only ask to stop; the given function `(step) -> signal name or None` answers.
 
-    A second SIGINT interrupts at once. On several hosts all of them answer the same at the same step: after
-    `jax.distributed.initialize` JAX's own preemption notice has taken SIGTERM over.
+    A second SIGINT interrupts at once. On several hosts SIGTERM to any of them makes all answer the same at the same
+    step, through the handler that `jax.distributed.initialize` has set, which must stay; SIGINT is as usual there.
     """
     received: list[str] = []
 
@@ -26,12 +26,16 @@ def stop_requests() -> Iterator[Callable[[int], str | None]]:
         received.append(signal.Signals(number).name)
 
     def requested(step: int) -> str | None:
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else None
         return received[0] if received else None
 
+    def preempted(step: int) -> str | None:
+        from jax.experimental import multihost_utils
+
+        return "SIGTERM" if multihost_utils.reached_preemption_sync_point(step) else None
+
+    if jax.process_count() > 1:
+        yield preempted
+        return
     if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread only
         yield requested
         return
