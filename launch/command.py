@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import threading
 from collections.abc import Callable
 from logging import ERROR, WARNING, LogRecord
 from pathlib import Path
@@ -34,7 +35,9 @@ def run(main: Main) -> None:
 
     def guarded(argv: list[str]) -> None:
         if not flags.FLAGS["verbosity"].present:
-            logging.get_absl_handler().addFilter(_is_ours_or_error)
+            logging.get_absl_handler().addFilter(_is_for_the_user)
+        if not DEBUG.value:
+            _silence_other_threads()
         try:
             code = main(argv[1:], overrides)
         except Exception as error:
@@ -59,10 +62,20 @@ def required(flag: flags.FlagHolder, example: str) -> str:
     return flag.value
 
 
-def _is_ours_or_error(record: LogRecord) -> bool:
-    """Whether a log message is for the user: libraries' own progress messages and warnings are not."""
+def _is_for_the_user(record: LogRecord) -> bool:
+    """Whether a log message is for the user: those of libraries are not, but for errors with --debug."""
     ours = Path(vision.__file__).parent in Path(record.pathname).parents
-    return record.levelno >= ERROR or (ours and record.levelno >= WARNING)
+    return record.levelno >= (WARNING if ours else ERROR) and (ours or DEBUG.value)
+
+
+def _silence_other_threads() -> None:
+    """Keeps tracebacks of libraries' background threads and exit handlers off the terminal.
+
+    A full disk makes a dozen of them. What matters is raised in the main thread, where the result is waited for.
+    """
+    show = sys.excepthook
+    sys.excepthook = lambda *error: show(*error) if threading.current_thread() is threading.main_thread() else None
+    threading.excepthook = sys.unraisablehook = lambda _: None
 
 
 def _sentence(error: Exception) -> str | None:

@@ -23,6 +23,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
     from vision.explain.plots import PLOTS
     from vision.explain.results import Results
     from vision.run import load
+    from vision.train.writers import write_text
     from vision.training import use_compilation_cache
 
     if overrides:
@@ -35,20 +36,17 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
     out = Path(OUT.value)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lines = open(out / "predictions.jsonl", "w", encoding="utf-8")  # noqa: SIM115
     except OSError as error:
         raise UsageError(f"--out={out}: cannot be written: {error.strerror or error}.") from error
-    shown = []
-    with lines:
-        count = 0
-        for found in run.predictions(files, BATCH_SIZE.value, ON_BAD_IMAGE.value):
-            file = files[found["index"]]
-            facts = run.network.task.describe(found["predictions"], run.class_names)
-            lines.write(json.dumps({"file": file, **facts}) + "\n")
-            count += 1
-            if len(shown) < SHOWN:
-                shown.append({**found, "file": file})
-    print(f"{count} of {len(files)} images: {out / 'predictions.jsonl'}")
+    lines, shown = [], []
+    for found in run.predictions(files, BATCH_SIZE.value, ON_BAD_IMAGE.value):
+        file = files[found["index"]]
+        facts = run.network.task.describe(found["predictions"], run.class_names)
+        lines.append(json.dumps({"file": file, **facts}) + "\n")
+        if len(shown) < SHOWN:
+            shown.append({**found, "file": file})
+    write_text(out / "predictions.jsonl", "".join(lines))  # in one piece: a bad image leaves earlier predictions
+    print(f"{len(lines)} of {len(files)} images: {out / 'predictions.jsonl'}")
     name = run.network.task.prediction_plot
     if name and shown:
         results = Results(

@@ -50,7 +50,10 @@ def show_batch(config, workdir: Path, step: int) -> int:
 
     pipeline = experiment.open_pipeline(experiment.complete(config), "config.data.train")
     path = workdir / "plots" / f"batch_{step}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror or error}.") from error
     pictures.show_batch(path, pipeline.batch(step - 1), step, pipeline.source.class_names)  # step 1 sees batch 0
     print(f"Wrote the batch of step {step} to {path}")
     return 0

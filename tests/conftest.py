@@ -4,8 +4,9 @@ import os
 import tempfile
 from pathlib import Path
 
-# Before JAX, TFDS or absl are imported, here and in the processes that tests start.
-_FOLDER = Path(tempfile.mkdtemp(prefix="vision-tests-"))
+# Before JAX, TFDS or absl are imported, here and in the processes that tests start. Workers of pytest-xdist inherit it.
+_IS_FIRST = "VISION_TESTS_FOLDER" not in os.environ
+_FOLDER = Path(os.environ.setdefault("VISION_TESTS_FOLDER", tempfile.mkdtemp(prefix="vision-tests-")))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["TFDS_DATA_DIR"] = str(_FOLDER / "tensorflow_datasets")
 os.environ["XDG_CACHE_HOME"] = str(_FOLDER / "cache")
@@ -23,4 +24,5 @@ jaxtyping.install_import_hook("vision.ops", "beartype.beartype")
 def pytest_unconfigure(config):
     """Removes what the tests have written."""
     del config
-    shutil.rmtree(_FOLDER, ignore_errors=True)
+    if _IS_FIRST:
+        shutil.rmtree(_FOLDER, ignore_errors=True)

@@ -32,6 +32,8 @@ def load(path: str) -> ConfigDict:
         known = sorted(str(p) for p in Path("configs").glob("*.py")) if Path("configs").is_dir() else []
         listing = f" In ./configs: {', '.join(known)}." if known else ""
         raise UsageError(f"--config={path}: no such file: {file}.{listing}")
+    if not file.endswith((".py", ".json")):
+        raise UsageError(f"--config={path}: expected a config file, *.py, or a run folder's config.json.")
     if file.endswith(".json"):
         try:
             return thaw(json.loads(Path(file).read_text()))
@@ -105,7 +107,7 @@ def override(config: ConfigDict, overrides: Mapping[str, str]) -> None:
         section = config
         for depth, name in enumerate(parents):
             if section.get(name) is None:
-                section[name] = ConfigDict(convert_dict=False)
+                section[name] = ConfigDict(type_safe=False)
             section = section[name]
             if not isinstance(section, ConfigDict):
                 place = ".".join(["config", *parents[: depth + 1]])
@@ -113,8 +115,8 @@ def override(config: ConfigDict, overrides: Mapping[str, str]) -> None:
         if parents == ["train"] and key in LENGTHS:
             for other in LENGTHS:
                 section[other] = None
-        with section.ignore_type():
-            section[key] = thaw(parse_value(text))
+        section[key] = None  # or ConfigDict makes the value one of the old value's type: 1.0 of True
+        section[key] = thaw(parse_value(text))
 
 
 def parse_value(text: str) -> Any:
@@ -138,12 +140,9 @@ def freeze(value: Any) -> Any:
 
 
 def thaw(value: Any) -> Any:
-    """The ConfigDict of plain nested data; lists become tuples, so that JSON gives back what was written.
-
-    Only sections become ConfigDicts: a dict inside a tuple (a rule's options) stays a plain dict.
-    """
+    """The ConfigDict of plain nested data; lists become tuples, so that JSON gives back what was written."""
     if isinstance(value, Mapping | ConfigDict):
-        config = ConfigDict(convert_dict=False)
+        config = ConfigDict(type_safe=False)  # types are the signatures' to check
         for key, item in value.items():
             config[key] = thaw(item)
         return config

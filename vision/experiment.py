@@ -1,6 +1,6 @@
 """Config -> a wired Experiment. The one place where models, tasks, data and the trainer meet.
 
-`SECTIONS` says which function each config section configures; that function's signature is the section's schema.
+`sections` says which function each config section configures; that function's signature is the section's schema.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
 from ml_collections import ConfigDict
 
 from vision import data, models, schema, tasks
@@ -93,7 +94,7 @@ def sections(config: ConfigDict) -> Iterator[Section]:
     if "name" not in values:
         raise UsageError(f"config.optimizer: missing 'name'. Valid: {', '.join(sorted(optimizers.OPTIMIZERS))}.")
     keys = optimizers.keys_for(values.name, "config.optimizer.name")
-    yield Section("config.optimizer", values, optimizers.create, keys)
+    yield Section("config.optimizer", values, optimizers.create, keys, tuple(optimizers.OPTIMIZERS))
     for name, settings in PLAIN_SECTIONS.items():
         yield section(f"config.{name}", None, settings)
 
@@ -112,7 +113,7 @@ def _section(config: ConfigDict, path: str, create: bool = True) -> ConfigDict:
     values = config
     for name in path.split(".")[1:]:
         if values.get(name) is None and create:
-            values[name] = ConfigDict(convert_dict=False)
+            values[name] = ConfigDict(type_safe=False)
         values = values.get(name)
         if not isinstance(values, ConfigDict):
             raise UsageError(f"{path}: expected a section with keys, given {values!r}.")
@@ -247,6 +248,8 @@ def build(config: ConfigDict) -> Experiment:
     clock = Clock(batch_size=train_data.batch_size, num_examples=train_data.num_examples)
     length = TrainSettings(**freeze(config.train)).duration()
     clock = clock._replace(total_steps=clock.steps(length, "config.train"))
+    if not 0 < clock.total_steps < 2**31:
+        raise UsageError(f"config.train: {length!r} is {clock.total_steps} steps; a run has 1 to 2**31 - 1.")
 
     network = wire(config, describe(config, pipelines, num_classes))
     image_shape, others = model_inputs(network, train_data.element_spec)
@@ -325,18 +328,35 @@ def _best(config: ConfigDict, network: Network, shapes: Any, eval_data: dict[str
         if config.checkpoint.best:
             raise UsageError(f"config.checkpoint.best: {config.checkpoint.best!r}, but config.data.eval has no split.")
         return None
-    first, pipeline = next(iter(eval_data.items()))
-    names = evaluation.metric_names(
-        step.make_evaluation_step(network.model, network.task, network.preprocess),
-        shapes,
-        pipeline.element_spec,
-        network.task,
-    )
-    chosen = config.checkpoint.best or f"{first}/{network.task.best}"
-    valid = [f"{label}/{name}" for label in eval_data for name in names]
+    valid = [
+        f"{label}/{name}"
+        for label, pipeline in eval_data.items()
+        for name in _metric_names(config, network, shapes, pipeline, f"config.data.eval.{label}")
+    ]
+    chosen = config.checkpoint.best or f"{next(iter(eval_data))}/{network.task.best}"
     if chosen not in valid:
         raise unknown_name("metric", chosen, valid, "config.checkpoint.best")
     return Best(chosen, "min" if chosen.partition("/")[2] in network.task.lower_is_better else "max")
+
+
+def _metric_names(
+    config: ConfigDict, network: Network, shapes: Any, pipeline: data.Pipeline, path: str
+) -> tuple[str, ...]:
+    """Names of a split's metrics. Raises UsageError where its images or the model's outputs do not fit."""
+    evaluation_step = step.make_evaluation_step(network.model, network.task, network.preprocess)
+    try:
+        return evaluation.metric_names(evaluation_step, shapes, pipeline.element_spec, network.task)
+    except ScopeParamShapeError as error:
+        size = " x ".join(str(length) for length in pipeline.element_spec["image"].shape[1:])
+        raise UsageError(
+            f"{path}.transforms: {config.model.name!r} does not take images of {size} after training on others; "
+            "give them the size of the training images."
+        ) from error
+    except KeyError as error:
+        raise UsageError(
+            f"config.task.name: {config.task.name!r} needs {error}, which neither the model {config.model.name!r} "
+            f"nor the data of {path} give."
+        ) from error
 
 
 def model_inputs(network: Network, spec: dict[str, jax.ShapeDtypeStruct]) -> tuple[tuple[int, ...], dict[str, Any]]:

@@ -70,10 +70,12 @@ class Run:
         mesh = parallel.make_mesh(jax.local_devices()[:1])
         predict = compile_prediction(self.network)
         variables = parallel.replicate(self.variables, mesh)
-        batches = data.from_images(
+        if isinstance(images, str | bytes | os.PathLike):
+            raise UsageError("predict takes several images: a list of file names, encoded bytes or arrays.")
+        pipeline = data.from_images(
             list(images), self.network.description["transforms"], batch_size=batch_size, on_bad_image=on_bad_image
         )
-        for batch in batches:
+        for batch in pipeline.batches():
             outputs = jax.device_get(predict(variables, batch["image"]))
             for row in np.flatnonzero(batch["mask"]):
                 arrays = jax.tree.map(lambda x, row=row: x[row], outputs)
@@ -93,7 +95,9 @@ class Run:
         compiled = compile_evaluation(self.network, mesh)
         results = {}
         for name in labels if label is None else [label]:
-            pipeline = experiment.open_pipeline(self.config, f"config.data.eval.{name}")
+            path = f"config.data.eval.{name}"
+            pipeline = experiment.open_pipeline(self.config, path)
+            parallel.check_batch_size(pipeline.batch_size, mesh, path)
             results[name] = evaluation.evaluate(compiled, variables, pipeline, self.network.task, mesh, show)
         return results
 

@@ -16,8 +16,6 @@ from beartype.door import is_bearable
 
 from vision.errors import UsageError, nearest
 
-# Flax modules are dataclasses with these two fields of Linen's own.
-_LINEN_FIELDS = ("parent", "name")
 _NUMERIC_TOWER = BeartypeConf(is_pep484_tower=True)  # an int is a fine float
 
 
@@ -43,13 +41,12 @@ def keys(function: Callable, injected: Collection[str] = ()) -> dict[str, Key]:
     original = unwrap(function)
     hints = typing.get_type_hints(original.__init__ if inspect.isclass(original) else original)
     meanings = _documented(inspect.getdoc(original) or "")
+    parameters = inspect.signature(function).parameters
+    # Flax modules are dataclasses with two fields of Linen's own.
+    skipped = {*injected, "parent", "name"} if "parent" in parameters else set(injected)
     result = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if (
-            name in injected
-            or name in _LINEN_FIELDS
-            or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        ):
+    for name, parameter in parameters.items():
+        if name in skipped or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
         result[name] = Key(hints.get(name, Any), parameter.default, meanings.get(name, ""))
     return result

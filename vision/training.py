@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from vision import experiment, models, workdirs
 from vision.config import freeze
+from vision.errors import UsageError
 from vision.experiment import Experiment
 from vision.explain import plots
 from vision.explain.results import Results
@@ -48,8 +49,7 @@ def fit(
     workdirs.prepare(workdir, wired.config)
     with contextlib.ExitStack() as stack:
         if console is None:
-            console = writers.Console(workdir / "log.txt")
-            stack.callback(console.close)
+            console = stack.enter_context(_console(workdir))
         settings = wired.settings("checkpoint")
         checkpoints = stack.enter_context(
             Checkpoints(
@@ -62,7 +62,7 @@ def fit(
         start, extras = starting_state(wired, checkpoints)
         step, total = int(start.step), wired.clock.total_steps
         console.print(progress.header(header_rows(wired, workdir), title=f"{wired.config.model.name} in {workdir}"))
-        if step >= total:
+        if step >= total and workdirs.has_summary(workdir, total):
             console.print(
                 f"This run is finished: step {step} of {total}. Its results are in {workdir / 'summary.json'}; "
                 f"a larger {workdirs.length_flag(wired.config)} extends it."
@@ -161,12 +161,15 @@ def _train(
         batches = loop.prefetch_to_device(
             host_batches, lambda batch: parallel.put_batch(batch, mesh, wired.config.parallel)
         )
+        trace(first_step)
         try:
             outcome = loop.fit(start, wired.train_step(), batches, wired.times(), hooks, meter, earlier)
         finally:
             bar.close()
             writer.close()
             trace(-1)
+        if not outcome.stopped_by and not evaluations and wired.eval_data:
+            evaluate_all(outcome.state)  # an earlier process ended between its last checkpoint and the summary
     checkpoints.wait()
     if not outcome.stopped_by and is_main:
         finish(wired, workdir, console, outcome, rows, evaluations, meter)
@@ -182,12 +185,13 @@ def finish(
     evaluations: dict[str, Evaluation],
     meter: meters.Meter,
 ) -> None:
-    """Writes summary.json and the plots, and prints the closing table."""
-    labels = wired.eval_data
-    final = workdirs.results(rows[-1], labels) | {n: v for n, v in rows[-1].items() if n == "train/loss"}
+    """Draws the plots, writes summary.json, and prints the closing table."""
+    labels, last = wired.eval_data, rows[-1] if rows else {}
+    final = workdirs.results(last, labels) | {name: last[name] for name in last if name == "train/loss"}
     top = workdirs.best_row(rows, wired.best)
     best = workdirs.results(top, labels)
     seconds = outcome.progress["seconds"]
+    drawn = draw(wired, workdir / "plots", rows, evaluations)
     writers.write_json(
         workdir / "summary.json",
         {
@@ -199,11 +203,12 @@ def finish(
             "examples_per_second": round(meter.examples_in_total / max(meter.seconds_in_total, 1e-9), 1),
         },
     )
-    drawn = draw(wired, workdir / "plots", rows, evaluations)
     console.print()
     console.print(progress.results_table(final, {name: (value, top["step"]) for name, value in best.items()}))
     console.print()
+    bad = wired.train_data.bad_images
     places = [
+        *([("skipped", f"{len(bad):,} images that cannot be decoded")] if bad else []),
         ("time", f"{progress.format_duration(seconds)} for {outcome.step} steps"),
         ("results", f"{workdir}/summary.json, metrics.jsonl, log.txt"),
         ("plots", f"{workdir}/plots/: {', '.join(drawn)}"),
@@ -273,6 +278,19 @@ def use_compilation_cache() -> None:
 def _run(wired: Experiment, workdir: Path, last: state.TrainState, stopped_by: str | None) -> Run:
     variables = state.evaluation_variables(last)
     return Run(workdir, wired.config, wired.network, variables, int(last.step), stopped_by)
+
+
+@contextlib.contextmanager
+def _console(workdir: Path) -> Iterator[writers.Console]:
+    """Standard output and log.txt, which also gets the error that ends the run."""
+    console = writers.Console(workdir / "log.txt")
+    try:
+        yield console
+    except UsageError as error:
+        console.record(f"error: {error}")
+        raise
+    finally:
+        console.close()
 
 
 def _silent_writer() -> writers.Writer:

@@ -1,5 +1,7 @@
 """The run folder: whether a config may train in it, and what its files say."""
 
+import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,14 @@ def _free(key: str) -> bool:
     return section in FREE_SECTIONS or (section == "data" and rest.rpartition(".")[2] in FREE_DATA_KEYS)
 
 
+def has_summary(workdir: Path, step: int) -> bool:
+    """Whether summary.json is that of this step, or of a later one: it is the last file a run writes."""
+    try:
+        return json.loads((workdir / "summary.json").read_text())["step"] >= step
+    except (OSError, ValueError):
+        return False
+
+
 def length_flag(config: ConfigDict) -> str:
     """The flag that says how long the run is: "--config.train.epochs"."""
     return "--config.train." + next(key for key in LENGTHS if config.train.get(key) is not None)
@@ -56,7 +66,7 @@ def best_row(rows: Iterable[Mapping[str, Any]], best: Best | None) -> Mapping[st
     """The row of metrics.jsonl with the best value of the metric, the latest of equals; None without one."""
     if best is None:
         return None
-    with_value = [row for row in rows if row.get(best.metric) is not None]
+    with_value = [row for row in rows if row.get(best.metric) is not None and math.isfinite(row[best.metric])]
     sign = -1 if best.mode == "min" else 1
     return max(with_value, key=lambda row: (sign * row[best.metric], row["step"]), default=None)
 

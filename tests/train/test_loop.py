@@ -98,7 +98,7 @@ def test_a_loss_that_is_not_finite_names_step_metric_and_last_good_checkpoint(ba
 
     with pytest.raises(UsageError, match=r"step 8: loss is (nan|inf).*checkpoint of step 5 is the last good one"):
         fit(loop.Times(20, 10, 0, 5), step=Step(loss))
-    with pytest.raises(UsageError, match="step 8: .*no checkpoint yet"):
+    with pytest.raises(UsageError, match=r"step 8: .*no checkpoint yet"):
         fit(loop.Times(20, 10, 0, 0), step=Step(loss))
 
 

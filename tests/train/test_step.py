@@ -77,7 +77,9 @@ def test_penalties_act_on_kernels_only():
     for name, layer in first.params.items():
         w = layer["kernel"]
         expected_loss += 0.02 * float(jnp.abs(w).sum()) + 0.15 * float(jnp.square(w).sum())
-        close(penalised.params[name]["kernel"], plain.params[name]["kernel"] - 0.1 * (0.02 * jnp.sign(w) + 0.3 * w), 1e-6)
+        close(
+            penalised.params[name]["kernel"], plain.params[name]["kernel"] - 0.1 * (0.02 * jnp.sign(w) + 0.3 * w), 1e-6
+        )
         close(penalised.params[name]["bias"], plain.params[name]["bias"], 1e-7)
     assert metrics["loss"] == pytest.approx(expected_loss, rel=1e-5)
 

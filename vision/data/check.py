@@ -71,8 +71,9 @@ def check(source: Source, num_classes: int | None = None, where: str = "data") -
     wrong = np.flatnonzero((labels < 0) | (labels >= count))
     if wrong.size:
         first = int(wrong[0])
+        holder = source.describe(first) if len(labels) == len(source) else f"an object of {source.name!r}"
         raise UsageError(
-            f"{where}.name: {source.describe(first)} has the label {labels[first]}, but labels are 0 to {count - 1} "
+            f"{where}.name: {holder} has the label {labels[first]}, but labels are 0 to {count - 1} "
             f"({wrong.size} such in the split)."
         )
     counts = np.bincount(labels, minlength=count)

@@ -28,7 +28,10 @@ class Records(Protocol):
         ...
 
     def labels(self) -> np.ndarray | None:
-        """(N,) integer class of each record, read without decoding any image; None when there are no classes."""
+        """(M,) integer class of each record, or of each object in all records; read without decoding any image.
+
+        None where there are no classes.
+        """
         ...
 
 
@@ -57,7 +60,7 @@ class Source:
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
-        """(N,) int32 class of each record, or None; read on first use, without decoding any image."""
+        """(M,) int32 class of each record, or of each object, or None; read on first use, no image is decoded."""
         labels = self.records.labels()
         return None if labels is None else np.asarray(labels, np.int32)
 

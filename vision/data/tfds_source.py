@@ -124,11 +124,9 @@ def _check_split(info, split: str, where: str) -> None:
         raise unknown_name("split", split, info.splits, f"{where}.split")
     try:
         info.splits[split]
-    except (ValueError, KeyError) as error:
-        example = f"{base}[:90%], {base}[1000:2000]"
-        raise UsageError(
-            f"{where}.split: {split!r} is not a slice that TFDS knows ({error}); such as {example}."
-        ) from None
+    except (ValueError, KeyError):
+        example = f"{base}[:90%] or {base}[1000:2000]"
+        raise UsageError(f"{where}.split: {split!r} is not a slice of a split, such as {example}.") from None
 
 
 def _keys(info) -> tuple[str | None, str | None]:

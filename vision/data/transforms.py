@@ -41,7 +41,7 @@ def resize(
         size: height and width in pixels, one number for a square.
         method: interpolation; "auto" is "linear", or "area" where a side shrinks to less than half.
     """
-    return {**example, "image": _resized(_image(example), *_height_width(size, "resize"), method)}
+    return {**example, "image": _resized(_movable_image(example), *_height_width(size, "resize"), method)}
 
 
 def resize_small(
@@ -53,7 +53,7 @@ def resize_small(
         size: the shorter side in pixels.
         method: interpolation, as for resize.
     """
-    image = _image(example)
+    image = _movable_image(example)
     size, _ = _height_width(size, "resize_small")
     scale = size / min(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
@@ -66,7 +66,7 @@ def central_crop(example: Example, *, size: Size) -> Example:
     Args:
         size: height and width in pixels, one number for a square.
     """
-    image = _image(example)
+    image = _movable_image(example)
     height, width = _height_width(size, "central_crop")
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return {**example, "image": _cropped(image, top, left, height, width, "central_crop")}
@@ -80,7 +80,7 @@ def random_crop(example: Example, rng: np.random.Generator, *, size: Size, paddi
         padding: width of the border in pixels.
         fill: grey level of the border, 0..255.
     """
-    image = _image(example)
+    image = _movable_image(example)
     height, width = _height_width(size, "random_crop")
     _check("random_crop", padding=padding >= 0, fill=0 <= fill <= 255)
     if padding:
@@ -109,7 +109,7 @@ def random_resized_crop(
         ratio: smallest and largest width / height, drawn uniformly in its logarithm.
         method: interpolation, as for resize.
     """
-    image = _image(example)
+    image = _movable_image(example)
     _check("random_resized_crop", area=0 < area[0] <= area[1] <= 1, ratio=0 < ratio[0] <= ratio[1])
     top, left, height, width = _random_rectangle(rng, *image.shape[:2], area, ratio)
     crop = image[top : top + height, left : left + width]
@@ -132,7 +132,7 @@ def flip(
     _check("flip", probability=0 <= probability <= 1)
     if rng.random() >= probability:
         return example
-    flipped = images.opencv().flip(_image(example), 1 if direction == "horizontal" else 0)
+    flipped = images.opencv().flip(_movable_image(example), 1 if direction == "horizontal" else 0)
     return {**example, "image": _with_channel(flipped)}
 
 
@@ -156,7 +156,7 @@ def translate(example: Example, rng: np.random.Generator, *, fraction: float, fi
         fill: grey level of what comes into view, 0..255.
     """
     _check("translate", fraction=0 <= fraction <= 1)
-    height, width = _image(example).shape[:2]
+    height, width = _movable_image(example).shape[:2]
     down = np.rint(rng.uniform(-fraction, fraction) * height)
     right = np.rint(rng.uniform(-fraction, fraction) * width)
     return _warp_about_centre(example, np.eye(2), (right, down), fill)
@@ -261,6 +261,14 @@ def _image(example: Example) -> np.ndarray:
     return image
 
 
+def _movable_image(example: Example) -> np.ndarray:
+    """The image of an example that has no other field whose coordinates would have to follow it."""
+    follow = [name for name in ("boxes", "masks", "keypoints", "segmentation") if name in example]
+    if follow:
+        raise UsageError(f"The geometric transforms move the image only, not yet {', '.join(follow)}: leave them out.")
+    return _image(example)
+
+
 def _height_width(size: Size, transform: str) -> tuple[int, int]:
     height, width = (size, size) if isinstance(size, int) else size
     _check(transform, size=height >= 1 and width >= 1)
@@ -319,7 +327,7 @@ def _warp_about_centre(example: Example, linear: np.ndarray, shift: tuple[float,
 
     The centre of the pixel in row i and column j is the point (j, i) to OpenCV.
     """
-    image = _image(example)
+    image = _movable_image(example)
     _check("fill", fill=0 <= fill <= 255)
     height, width = image.shape[:2]
     centre = np.array([(width - 1) / 2, (height - 1) / 2])

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from vision import schema
 from vision.errors import UsageError, pick
-from vision.models import resnet, vit
+from vision.models import layers, resnet, vit
 from vision.models.autoencoder import Autoencoder
 from vision.models.initialize import initialize, variable_shapes
 from vision.models.lenet import LeNet
@@ -42,6 +42,7 @@ INJECTED = ("conv", "norm")
 
 __all__ = ["INJECTED", "MODELS", "count_parameters", "create", "initialize", "variable_shapes"]
 
+CHANCES = ("dropout", "attention_dropout", "drop_path")  # fields that are probabilities
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -69,12 +70,25 @@ def create(
         arguments["num_classes"] = num_classes
     configuration = {key: value for key, value in arguments.items() if key not in INJECTED}
     schema.check(factory, configuration, where, INJECTED)
+    _check_ranges(configuration, where)
     return factory(**arguments)
 
 
 def count_parameters(params: Any) -> int:
     """Number of scalars in a tree of arrays or of their shapes; give it the `params` collection alone."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def _check_ranges(configuration: dict[str, Any], where: str) -> None:
+    """Raises UsageError for a size below 1, a chance outside 0..1 or an unknown activation."""
+    for key, value in configuration.items():
+        sizes = value if isinstance(value, tuple) else (value,)
+        if key != "num_classes" and any(type(size) is int and size < 1 for size in sizes):
+            raise UsageError(f"{where}.{key}: sizes are 1 or more; given {value!r}.")
+        if key in CHANCES and not 0 <= value < 1:
+            raise UsageError(f"{where}.{key}: expected a chance of 0 or more and less than 1, given {value!r}.")
+        if key == "activation":
+            pick(layers.ACTIVATIONS, "activation", value, f"{where}.activation")
 
 
 def _dtype_name(dtype: Any, where: str) -> str:

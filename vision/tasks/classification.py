@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from vision.errors import UsageError
 from vision.tasks.task import Batch, Mean, Outputs, Task
 
 
@@ -18,6 +19,10 @@ def classification(*, num_classes: int, label_smoothing: float = 0.0, top_k: int
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016, section 7).
         top_k: an image also counts as right in `top{k}_accuracy` when its label is among the k most probable classes.
     """
+    if not 0 <= label_smoothing < 1:
+        raise UsageError(f"config.task.label_smoothing: expected 0 or more and less than 1, given {label_smoothing}.")
+    if top_k < 1:
+        raise UsageError(f"config.task.top_k: expected 1 or more, given {top_k}.")
     top_k = min(top_k, num_classes)
 
     def cross_entropy(outputs: Outputs, batch: Batch) -> jax.Array:

@@ -85,7 +85,7 @@ class Checkpoints:
             "checksums": _handlers().Checksums(),
             "extras": ocp.JsonCheckpointHandler(),
         }
-        with self._explaining_full_disks():
+        with self._explaining_full_disks(), _without_notice_of_reading():
             self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
         if read_only and best is None and self.steps():
             with contextlib.suppress(Damaged):
@@ -271,6 +271,21 @@ class Checkpoints:
             )
             mend = "make room or choose another folder, and start the same command again"
             raise UsageError(f"cannot write checkpoints to {self.directory}: {reason}; {state}; {mend}.") from error
+
+
+@contextlib.contextmanager
+def _without_notice_of_reading():
+    """Orbax warns that a manager opened to read only will only read."""
+
+    def is_news(record) -> bool:
+        return "read only" not in record.getMessage()
+
+    logger = logging.get_absl_logger()
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)
 
 
 def read_extras(directory: str | os.PathLike, step: int) -> dict[str, Any]:

@@ -163,10 +163,10 @@ def fit(
 def prefetch_to_device(
     batches: Iterator[dict[str, Any]], put: Callable[[dict[str, Any]], dict[str, jax.Array]], ahead: int = 2
 ) -> Iterator[tuple[dict[str, jax.Array], int]]:
-    """Host batches -> (batch on the devices, this host's real examples), sent `ahead` of their use."""
+    """Host batches -> (batch on the devices, real examples in it), sent `ahead` of their use."""
     queue: deque = deque()
     for batch in batches:
-        queue.append((put(batch), int(batch["mask"].sum())))
+        queue.append((put(batch), int(batch["mask"].sum()) * jax.process_count()))
         if len(queue) >= ahead:
             yield queue.popleft()
     yield from queue

@@ -25,7 +25,7 @@ from vision.train.parameters import is_kernel, map_with_path, match, parameter_p
 from vision.train.update_rules import INJECTED as UPDATE_RULE_INJECTED
 from vision.train.update_rules import OPTIMIZERS
 
-INJECTED = ("params", "clock", "where")
+INJECTED = ("name", "params", "clock", "where")
 
 
 class Optimizer(NamedTuple):

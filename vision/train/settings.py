@@ -49,7 +49,7 @@ class CheckpointSettings:
         every: how often to save; also at the end, when stopped, and when the best metric improves. 0: only then.
         keep: how many of the newest checkpoints stay.
         best: metric that decides which checkpoint is the best, such as "test/accuracy"; None: the task's own metric on
-            the first evaluation split.
+            the first evaluation split (in the order of the alphabet, as configs keep their keys).
     """
 
     every: Duration = "1 epochs"
@@ -74,3 +74,8 @@ class LogSettings:
     tensorboard: bool = True
     wandb: bool = False
     predictions: int = 36
+
+    def __post_init__(self):
+        for name in ("seconds", "predictions"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"config.log.{name}: expected 0 or more, given {getattr(self, name)}.")

@@ -23,7 +23,8 @@ class StepOptions(NamedTuple):
     """What a step does besides forward, backward and update.
 
     Attributes:
-        accumulate: micro-batches a batch is cut into; their gradients are averaged before the one update.
+        accumulate: micro-batches a batch is cut into; their gradients are averaged before the one update. Each one
+            divides by its own count: exact where counts are equal, as without skipped images in classification.
         ema: decay of the moving average of parameters and batch statistics; None keeps none.
         l1: weight of the sum of |w| over all kernels in the loss.
         l2: weight of half the sum of w^2 over all kernels in the loss.

@@ -1,0 +1,106 @@
+"""`python -m launch.predict`: files, folders and patterns in, predictions.jsonl and pictures out."""
+
+import json
+
+import numpy as np
+import pytest
+
+import vision
+from vision.data.images import opencv
+from vision.data.source import open_source
+
+
+@pytest.fixture(scope="module")
+def photos(trained, launcher):
+    """The test split as PNG files, `photos/LABEL/INDEX.png`, and a file that is no image."""
+    assert trained.code == 0, trained.err
+    source, folder = open_source("digits", "test"), launcher.folder / "photos"
+    for index, label in enumerate(source.labels):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        (folder / str(label) / f"{index:03}.png").write_bytes(source.records[index]["image"])
+    (folder / "notes.txt").write_text("no image")
+    (launcher.folder / "broken.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shown(photos, launcher):
+    """What the command shows for each way to name images."""
+    three = sorted(str(path.relative_to(launcher.folder)) for path in (photos / "3").iterdir())
+    ways = {
+        "folder": ["--images=photos", "--checkpoint=last", "--batch_size=50"],
+        "file": [f"--images={three[0]}"],
+        "pattern": ["--images=photos/[34]/*.png"],
+        "deep pattern": ["--images=photos/**/00*.png"],
+        "several": [f"--images={three[1]}", "--images", "photos/4", "--images=photos/5/*.png"],
+        "shell": ["--images", *three],
+        "skip": ["--images=broken.png", f"--images={three[0]}", "--on_bad_image=skip"],
+    }
+    workdir = "--workdir=runs/digits-mlp"
+    arguments = [[workdir, f"--out=out/{name}", *images] for name, images in ways.items()]
+    return dict(zip(ways, launcher.run_many("predict", arguments), strict=True))
+
+
+def lines_of(launcher, name):
+    text = (launcher.folder / "out" / name / "predictions.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def files_in(photos, launcher, pattern):
+    return sorted(str(path.relative_to(launcher.folder)) for path in photos.glob(pattern))
+
+
+@pytest.mark.parametrize("way", ["folder", "file", "pattern", "deep pattern", "several", "shell"])
+def test_images_are_found(shown, photos, launcher, way):
+    three = files_in(photos, launcher, "3/*.png")
+    expected = {
+        "folder": files_in(photos, launcher, "*/*.png"),
+        "file": three[:1],
+        "pattern": files_in(photos, launcher, "[34]/*.png"),
+        "deep pattern": files_in(photos, launcher, "*/00*.png"),
+        "several": [three[1], *files_in(photos, launcher, "4/*.png"), *files_in(photos, launcher, "5/*.png")],
+        "shell": three,
+    }[way]
+    done = shown[way]
+    assert (done.code, done.err) == (0, "")
+    assert [line["file"] for line in lines_of(launcher, way)] == expected
+    assert f"{len(expected)} of {len(expected)} images: out/{way}/predictions.jsonl" in done.out
+    assert opencv().imread(str(launcher.folder / "out" / way / "predictions.png")).std() > 1
+
+
+def test_predictions_of_the_test_split_are_as_accurate_as_logged(shown, launcher):
+    assert shown["folder"].code == 0
+    lines = lines_of(launcher, "folder")
+    rows = [json.loads(row) for row in (launcher.folder / "runs/digits-mlp/metrics.jsonl").read_text().splitlines()]
+    right = [line["class"] == line["file"].split("/")[1] for line in lines]
+    assert np.mean(right) == rows[-1]["test/accuracy"]
+    among_five = [line["file"].split("/")[1] in [top["class"] for top in line["top5"]] for line in lines]
+    assert np.mean(among_five) == rows[-1]["test/top5_accuracy"]
+
+
+def test_a_line_has_file_class_probability_and_top5(shown, launcher):
+    assert shown["folder"].code == 0
+    for line in lines_of(launcher, "folder"):
+        assert list(line) == ["file", "class", "probability", "top5"]
+        assert line["top5"][0] == {"class": line["class"], "probability": line["probability"]}
+        probabilities = [top["probability"] for top in line["top5"]]
+        assert len({top["class"] for top in line["top5"]}) == 5
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert 0 < sum(probabilities) <= 1 + 1e-5
+
+
+def test_python_gives_the_same(shown, launcher):
+    assert shown["several"].code == 0
+    lines = lines_of(launcher, "several")
+    run = vision.load(launcher.folder / "runs" / "digits-mlp")
+    found = run.predict([str(launcher.folder / line["file"]) for line in lines])
+    assert [facts["class"] for facts in found] == [line["class"] for line in lines]
+    expected = [line["probability"] for line in lines]
+    assert [facts["probability"] for facts in found] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_bad_image_is_left_out_where_asked_for(shown, launcher):
+    done = shown["skip"]
+    assert done.code == 0, done.err
+    assert "1 of 2 images" in done.out
+    assert [line["file"] for line in lines_of(launcher, "skip")] == [lines_of(launcher, "shell")[0]["file"]]

@@ -1,0 +1,39 @@
+"""The reference of a config's keys: complete, with a meaning for each."""
+
+import itertools
+import re
+from pathlib import Path
+
+import pytest
+
+from vision import config as configs
+from vision import experiment, reference
+
+ROOT = Path(__file__).resolve().parents[1]
+ENTRY = re.compile(r"  --(config[\w.]*)=(.*)   \[(.+)\]")
+
+
+@pytest.mark.parametrize("network", ["linear", "mlp", "lenet", "resnet", "vit", "autoencoder"])
+def test_every_key_with_its_value_meaning_and_file(network):
+    config = configs.load(f"{ROOT}/configs/digits.py:{network}")
+    shown, undocumented, lines = {}, [], reference.explain(config).splitlines()
+    for line, following in itertools.pairwise(lines):
+        entry = ENTRY.fullmatch(line)
+        if entry:
+            shown[entry[1].removeprefix("config.")] = entry[2]
+            if not following.startswith("      ") and not entry[1].endswith(".name"):
+                undocumented.append(entry[1])
+    expected = {path: repr(value) for path, value in configs.flatten(experiment.complete(config))}
+    assert shown == expected
+    assert not undocumented
+    files = re.findall(r"^config[\w.]*   \((.+)\)$", "\n".join(lines), re.MULTILINE)
+    assert len(files) == len(list(experiment.sections(experiment.complete(config))))
+    assert all((ROOT / file).is_file() for file in files)
+
+
+def test_names_come_with_their_alternatives():
+    text = reference.explain(configs.load(f"{ROOT}/configs/digits.py:mlp"))
+    assert re.search(r"--config.model.name='mlp'   \[.*'autoencoder'.*'resnet50'.*\]", text)
+    assert re.search(r"--config.task.name='classification'   \['classification' or 'reconstruction'\]", text)
+    assert re.search(r"--config.optimizer.name='adamw'   \[.*'lion'.*\]", text)
+    assert "--config.parallel='jit'   ['jit' or 'pmap']" in text
