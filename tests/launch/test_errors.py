@@ -127,7 +127,6 @@ PREDICT = {
         ["--workdir=runs/digits-mlp", IMAGES, "--out=notes.txt"],
         "--out=notes.txt: cannot be written",
     ),
-    "full disk": (["--workdir=runs/digits-mlp", "--images=one.png", "--out=full"], "The disk is full"),
     "batch size zero": (["--workdir=runs/digits-mlp", IMAGES, "--batch_size=0"], "--batch_size=0"),
 }
 
@@ -141,9 +140,8 @@ def prepared(trained, launcher):
     shutil.copytree(folder / "runs" / "digits-mlp", folder / "runs" / "unlabelled")
     (folder / "runs" / "unlabelled" / "config.json").unlink()
     # A device that is always full, in place of a file that is written early.
-    for file in ("runs/full/log.txt", "full/predictions.jsonl"):
-        (folder / file).parent.mkdir()
-        (folder / file).symlink_to("/dev/full")
+    (folder / "runs" / "full").mkdir()
+    (folder / "runs" / "full" / "log.txt").symlink_to("/dev/full")
     from vision.data.images import opencv
 
     opencv().imwrite(str(folder / "one.png"), opencv().imread(str(folder / "runs/digits-mlp/plots/loss.png"))[:8, :8])
