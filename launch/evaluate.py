@@ -22,6 +22,8 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
         raise UsageError(f"unexpected {', '.join(given)}: a run is evaluated with the config it was trained with.")
     use_compilation_cache()
     run = load(command.required(WORKDIR, "runs/a"), CHECKPOINT.value)
+    if not run.config.data.eval:
+        raise UsageError(f"--workdir={run.workdir}: its config has no evaluation split (config.data.eval).")
     console = Console()
     title = f"{run.config.model.name} in {run.workdir}"
     console.print(header([("checkpoint", f"step {run.step} ({CHECKPOINT.value})")], title))

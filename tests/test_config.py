@@ -111,3 +111,19 @@ def test_names():
 def test_differences():
     one, two = ConfigDict({"a": {"b": 1, "c": 2}}), ConfigDict({"a": {"b": 1, "c": 3}, "d": 4})
     assert configs.differences(one, two) == {"a.c": (2, 3), "d": (None, 4)}
+
+
+def test_a_key_below_a_name_makes_it_a_section():
+    config = ConfigDict({"optimizer": {"schedule": "cosine"}})
+    configs.override(config, {"optimizer.schedule.final": "0.1"})
+    assert configs.freeze(config.optimizer.schedule) == {"name": "cosine", "final": 0.1}
+
+
+def test_config_files_may_have_dataclasses(tmp_path):
+    path = write(
+        tmp_path / "c.py",
+        "from __future__ import annotations\nimport dataclasses\nfrom ml_collections import ConfigDict\n\n"
+        "@dataclasses.dataclass\nclass Size:\n  width: int = 3\n\n"
+        "def get_config():\n  return ConfigDict({'width': Size().width})\n",
+    )
+    assert configs.load(path).width == 3

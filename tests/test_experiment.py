@@ -228,3 +228,44 @@ def test_settings_are_those_of_the_config():
     assert wired.settings("checkpoint").keep == 5
     assert wired.settings("log").tensorboard is True
     assert (wired.step_options().ema, wired.step_options().accumulate) == (0.9, 2)
+
+
+@pytest.mark.parametrize("label", ["train", "perf", "a/b"])
+def test_labels_that_would_be_taken_for_other_metrics(label):
+    made = small()
+    made.data.eval = {label: made.data.eval.test}
+    with pytest.raises(UsageError, match=rf"config\.data\.eval\.{label}: the label would be taken for other metrics"):
+        experiment.complete(made)
+
+
+def test_classes_matter_only_where_they_are_asked_for():
+    made = configs.load(str(Path(__file__).parent.parent / "configs" / "digits.py") + ":autoencoder")
+    made.data.eval.test.name = "fake:8x8x1:3:40"  # other classes than the training data
+    assert experiment.build(made).network.description["num_classes"] is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            dict(optimizer__b1=7.0, optimizer__name="adam"),
+            r"config\.optimizer\.b1: 7\.0 must be 0 or above and below 1",
+        ),
+        (
+            dict(optimizer__mu_dtype="banana", optimizer__name="adam"),
+            r"config\.optimizer\.mu_dtype: expected 'float32'",
+        ),
+        (dict(checkpoint__keep=0), r"config\.checkpoint\.keep: expected 1 or more"),
+        (dict(log__predictions=-1), r"config\.log\.predictions: expected 0 or more"),
+        (dict(log__every=0), r"config\.log\.every: expected 1 step or more"),
+        (dict(model__dropout=1.5), r"config\.model\.dropout: expected a chance"),
+        (dict(model__hidden=(0,)), r"config\.model\.hidden: sizes are 1 or more"),
+        (dict(model__activation="rellu"), r"config\.model\.activation: unknown activation 'rellu'; did you mean"),
+        (dict(task__top_k=0), r"config\.task\.top_k: expected 1 or more"),
+        (dict(train__steps=10**12), r"config\.train: .* a run has 1 to 2\*\*31 - 1"),
+        (dict(data__train__name="fake:8x8x1:1:20", data__eval__test__name="fake:8x8x1:1:20"), "at least two classes"),
+    ],
+)
+def test_values_out_of_range(overrides, message):
+    with pytest.raises(UsageError, match=message):
+        experiment.build(small(**overrides))

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from vision import workdirs
 from vision.config import freeze, load
 from vision.errors import UsageError
-from vision.experiment import Best
+from vision.experiment import Best, complete
 
 
 def config(**changes):
@@ -17,20 +17,50 @@ def config(**changes):
             "seed": 0,
             "parallel": "jit",
             "model": {"name": "mlp", "hidden": (8,)},
-            "data": {"train": {"name": "digits", "batch_size": 8, "threads": None}, "eval": {"test": {"workers": 0}}},
-            "optimizer": {"name": "sgd", "learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-8},
+            "task": {"name": "classification"},
+            "data": {
+                "preprocess": {"name": "normalize"},
+                "train": {"name": "digits", "split": "train", "batch_size": 8, "transforms": "decode"},
+                "eval": {"test": {"name": "digits", "split": "test", "batch_size": 8, "transforms": "decode"}},
+            },
+            "optimizer": {"name": "adam", "learning_rate": 0.1, "b1": 0.9, "b2": 0.99, "eps": 1e-8},
             "train": {"steps": 10, "epochs": None, "examples": None},
             "log": {"every": 5},
             "evaluate": {"every": 5},
             "checkpoint": {"every": 5},
         }
     )
+    made = complete(made)
     made.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return made
 
 
+def prepare(workdir, made):
+    """What `fit` does with a folder before it trains there."""
+    with workdirs.claimed(workdir, made):
+        workdirs.write_config(workdir, made)
+
+
+def test_two_at_once_are_refused(tmp_path):
+    with workdirs.claimed(tmp_path, config()):
+        with pytest.raises(UsageError, match="another process is training in this folder"):
+            prepare(tmp_path, config())
+    prepare(tmp_path, config())  # let go of at the end
+
+
+def test_a_run_from_before_a_key_existed_goes_on(tmp_path):
+    earlier = config()
+    prepare(tmp_path, earlier)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    del stored["task"]["top_k"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    prepare(tmp_path, earlier)
+    with pytest.raises(UsageError, match="task.top_k: 5 there, 3 now"):
+        prepare(tmp_path, config(task__top_k=3))
+
+
 def test_a_new_folder_is_made_and_gets_the_config(tmp_path):
-    workdirs.prepare(tmp_path / "a" / "b", config())
+    prepare(tmp_path / "a" / "b", config())
     assert freeze(load(str(tmp_path / "a" / "b" / "config.json"))) == freeze(config())
 
 
@@ -47,8 +77,8 @@ def test_a_new_folder_is_made_and_gets_the_config(tmp_path):
     ],
 )
 def test_what_may_change_when_a_run_goes_on(tmp_path, change):
-    workdirs.prepare(tmp_path, config())
-    workdirs.prepare(tmp_path, config(**change))
+    prepare(tmp_path, config())
+    prepare(tmp_path, config(**change))
     assert freeze(load(str(tmp_path / "config.json"))) == freeze(config(**change))
 
 
@@ -63,9 +93,9 @@ def test_what_may_change_when_a_run_goes_on(tmp_path, change):
     ],
 )
 def test_what_may_not(tmp_path, change, message):
-    workdirs.prepare(tmp_path, config())
+    prepare(tmp_path, config())
     with pytest.raises(UsageError, match=message) as error:
-        workdirs.prepare(tmp_path, config(**change))
+        prepare(tmp_path, config(**change))
     assert f"--config={tmp_path / 'config.json'}" in str(error.value)
     assert freeze(load(str(tmp_path / "config.json"))) == freeze(config())  # the folder is as it was
 
@@ -74,7 +104,7 @@ def test_what_may_not(tmp_path, change, message):
 def test_a_folder_that_cannot_be_written(tmp_path, below):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written: "):
-        workdirs.prepare(tmp_path / "file" / below, config())
+        prepare(tmp_path / "file" / below, config())
 
 
 @pytest.mark.parametrize("key", ["steps", "epochs", "examples"])

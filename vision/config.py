@@ -49,6 +49,7 @@ def _run_config_file(file: str, argument: str) -> ConfigDict:
     parent = str(Path(file).resolve().parent.parent)
     if parent not in sys.path:
         sys.path.append(parent)
+    sys.modules[spec.name] = module  # dataclasses and pickles look their module up
     try:
         spec.loader.exec_module(module)
         config = module.get_config(argument) if argument else module.get_config()
@@ -106,6 +107,9 @@ def override(config: ConfigDict, overrides: Mapping[str, str]) -> None:
         *parents, key = path.split(".")
         section = config
         for depth, name in enumerate(parents):
+            if isinstance(section.get(name), str):  # "cosine" is short for {"name": "cosine"}
+                with section.ignore_type():
+                    section[name] = ConfigDict({"name": section[name]}, type_safe=False)
             if section.get(name) is None:
                 section[name] = ConfigDict(type_safe=False)
             section = section[name]

@@ -103,6 +103,8 @@ def data_paths(config: ConfigDict) -> list[str]:
     """Paths of the data sections: config.data.train first, then config.data.eval's labels."""
     labels = _section(config, "config.data.eval", create=True)
     for label, value in labels.items():
+        if label in ("train", "perf") or "/" in label:
+            raise UsageError(f"config.data.eval.{label}: the label would be taken for other metrics; choose another.")
         if not isinstance(value, ConfigDict):
             raise UsageError(f"config.data.eval.{label}: expected a section like config.data.train, given {value!r}.")
     return ["config.data.train", *(f"config.data.eval.{label}" for label in labels)]
@@ -144,6 +146,8 @@ def complete(config: ConfigDict) -> ConfigDict:
             if key not in section.values:
                 section.values[key] = thaw(description.default)
     optimizers.check(freeze(config.optimizer))
+    for name, settings in PLAIN_SECTIONS.items():
+        settings(**freeze(config[name]))  # checks ranges
     return config
 
 
@@ -242,9 +246,10 @@ def build(config: ConfigDict) -> Experiment:
 
     pipelines = {path: open_pipeline(config, path) for path in data_paths(config)}
     train_data = pipelines["config.data.train"]
-    num_classes = _num_classes(config, train_data)
+    num_classes = _num_classes(config, train_data) if _uses_classes(config) else None
     reports = {path: data.check(pipeline.source, num_classes, path) for path, pipeline in pipelines.items()}
-    _same_classes(pipelines)
+    if num_classes is not None:
+        _same_classes(pipelines)
     clock = Clock(batch_size=train_data.batch_size, num_examples=train_data.num_examples)
     length = TrainSettings(**freeze(config.train)).duration()
     clock = clock._replace(total_steps=clock.steps(length, "config.train"))
@@ -300,6 +305,12 @@ def describe(config: ConfigDict, pipelines: dict[str, data.Pipeline], num_classe
         "transforms": _section(config, shown_path).transforms,
         "examples": {path.removeprefix("config.data."): len(p.source) for path, p in pipelines.items()},
     }
+
+
+def _uses_classes(config: ConfigDict) -> bool:
+    """Whether the model or the task asks for the number of classes."""
+    functions = (models.MODELS[config.model.name], tasks.TASKS[config.task.name])
+    return any("num_classes" in schema.keys(function) for function in functions)
 
 
 def _num_classes(config: ConfigDict, train_data: data.Pipeline) -> int | None:

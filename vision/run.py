@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax.errors import ScopeParamShapeError
 from ml_collections import ConfigDict
 
 from vision import data, experiment
@@ -48,6 +49,11 @@ class Run:
         """Names of the classes, in the order of the logits."""
         return tuple(self.network.description["class_names"])
 
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """(height, width, channels) of the images the network was evaluated with."""
+        return tuple(self.network.description["image_shape"])
+
     def predict(self, images: Any, batch_size: int = 32, on_bad_image: str = "stop") -> list[dict[str, Any]]:
         """Predictions for images, with the preprocessing stored in the run; see `predictions` for raw arrays.
 
@@ -76,7 +82,14 @@ class Run:
             list(images), self.network.description["transforms"], batch_size=batch_size, on_bad_image=on_bad_image
         )
         for batch in pipeline.batches():
-            outputs = jax.device_get(predict(variables, batch["image"]))
+            try:
+                outputs = jax.device_get(predict(variables, batch["image"]))
+            except ScopeParamShapeError as error:
+                given, trained = (" x ".join(map(str, s)) for s in (batch["image"].shape[1:], self.image_shape))
+                raise UsageError(
+                    f"After the run's transforms ({self.network.description['transforms']}) the images are {given}; "
+                    f"the network was trained on {trained}. Resize them first."
+                ) from error
             for row in np.flatnonzero(batch["mask"]):
                 arrays = jax.tree.map(lambda x, row=row: x[row], outputs)
                 yield {"index": int(batch["index"][row]), "image": batch["image"][row], "predictions": arrays}

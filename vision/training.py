@@ -1,6 +1,7 @@
 """`fit`: trains a config in a run folder, or goes on where an earlier process of the same run stopped."""
 
 import contextlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,8 +47,8 @@ def fit(
     use_compilation_cache()
     workdir = Path(workdir)
     wired = experiment.build(config)
-    workdirs.prepare(workdir, wired.config)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(workdirs.claimed(workdir, wired.config))
         if console is None:
             console = stack.enter_context(_console(workdir))
         settings = wired.settings("checkpoint")
@@ -70,6 +71,7 @@ def fit(
             return _run(wired, workdir, start, None)
         if step:
             console.print(f"Going on from the checkpoint of step {step}.")
+        workdirs.write_config(workdir, wired.config)
         outcome = _train(wired, workdir, console, checkpoints, start, extras.get("progress", {}), profile)
         if outcome.stopped_by:
             console.print(
@@ -91,8 +93,21 @@ def starting_state(wired: Experiment, checkpoints: Checkpoints) -> tuple[state.T
     sharding = jax.sharding.NamedSharding(wired.mesh, jax.sharding.PartitionSpec())
     shapes = jax.eval_shape(fresh, wired.shapes)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
-    restored, extras, _ = checkpoints.restore(shapes, "last")
+    restored, extras, step = checkpoints.restore(shapes, "last")
+    _check_same_data(extras["data"], wired.network.description, step)
     return restored, extras
+
+
+def _check_same_data(earlier: dict[str, Any], now: dict[str, Any], step: int) -> None:
+    """Raises UsageError where the data are not those that the checkpoint was trained on."""
+    earlier, now = (json.loads(json.dumps(facts)) for facts in (earlier, now))
+    changed = [name for name in now if earlier.get(name) != now[name]]
+    if changed:
+        name = changed[0]
+        raise UsageError(
+            f"The data are not those of the checkpoint of step {step}: {', '.join(changed)} differ ({name}: "
+            f"{str(earlier.get(name))[:200]} then, {str(now[name])[:200]} now). Choose another --workdir."
+        )
 
 
 def _train(
@@ -120,15 +135,23 @@ def _train(
     bar = progress.Progress(total, first_step, console, settings.seconds)
     meter = meters.Meter(peak=meters.peak_flops(jax.devices()[0].device_kind), devices=mesh.size)
     evaluation_step = compile_evaluation(network, mesh)
-    trace = _tracer(workdir, profile)
+    trace = _tracer(workdir, profile, console)
     evaluations: dict[str, Evaluation] = {}
-    rows = writers.read_metrics(workdir / "metrics.jsonl")
+    # The same on every host, whether or not process 0 has removed the later rows yet.
+    rows = [row for row in writers.read_metrics(workdir / "metrics.jsonl") if row["step"] <= first_step]
 
-    def evaluate_all(current: state.TrainState) -> dict[str, float]:
+    def told_to_stop() -> bool:
+        # Several hosts can only agree to stop between steps.
+        return jax.process_count() == 1 and bool(stop(first_step))
+
+    def evaluate_all(current: state.TrainState) -> dict[str, float] | None:
         step = int(current.step)
         variables, show = state.evaluation_variables(current), settings.predictions if step == total else 0
         for label, pipeline in wired.eval_data.items():
-            evaluations[label] = evaluate(evaluation_step, variables, pipeline, network.task, mesh, show)
+            found = evaluate(evaluation_step, variables, pipeline, network.task, mesh, show, told_to_stop)
+            if found is None:
+                return None
+            evaluations[label] = found
         metrics = {f"{label}/{name}": v for label, found in evaluations.items() for name, v in found.metrics.items()}
         console.print(f"step {step}/{total}  {progress.format_metrics(metrics)}")
         return metrics
@@ -138,8 +161,10 @@ def _train(
         rows.append({"step": step, **metrics})
 
     def improved(metrics: dict[str, float]) -> bool:
+        if not metrics:
+            return False
         top = workdirs.best_row(rows, wired.best)
-        return bool(metrics) and top is not None and top["step"] == rows[-1]["step"]
+        return top is not None and top["step"] == rows[-1]["step"]
 
     def save(step: int, current: state.TrainState, metrics: dict[str, float], loop_progress: dict[str, Any]) -> None:
         extras = {
@@ -169,7 +194,8 @@ def _train(
             writer.close()
             trace(-1)
         if not outcome.stopped_by and not evaluations and wired.eval_data:
-            evaluate_all(outcome.state)  # an earlier process ended between its last checkpoint and the summary
+            # An earlier process ended between its last checkpoint and the summary.
+            outcome = outcome._replace(stopped_by=None if evaluate_all(outcome.state) else stop(total))
     checkpoints.wait()
     if not outcome.stopped_by and is_main:
         finish(wired, workdir, console, outcome, rows, evaluations, meter)
@@ -213,7 +239,7 @@ def finish(
         ("results", f"{workdir}/summary.json, metrics.jsonl, log.txt"),
         ("plots", f"{workdir}/plots/: {', '.join(drawn)}"),
         ("weights", f"{workdir}/checkpoints/"),
-        ("next", f"python -m launch.evaluate --workdir={workdir}"),
+        *([("next", f"python -m launch.evaluate --workdir={workdir}")] if labels else []),
     ]
     console.print(progress.header(places, title="Done"))
 
@@ -282,7 +308,11 @@ def _run(wired: Experiment, workdir: Path, last: state.TrainState, stopped_by: s
 
 @contextlib.contextmanager
 def _console(workdir: Path) -> Iterator[writers.Console]:
-    """Standard output and log.txt, which also gets the error that ends the run."""
+    """Standard output and log.txt, which also gets the error that ends the run; silent but for process 0."""
+    if jax.process_index() > 0:
+        with open(os.devnull, "w") as nowhere:
+            yield writers.Console(stream=nowhere)
+        return
     console = writers.Console(workdir / "log.txt")
     try:
         yield console
@@ -297,17 +327,26 @@ def _silent_writer() -> writers.Writer:
     return writers.Writer(lambda step, metrics: None, lambda: None)
 
 
-def _tracer(workdir: Path, profile: tuple[int, int] | None) -> Callable[[int], None]:
+def _tracer(workdir: Path, profile: tuple[int, int] | None, console: writers.Console) -> Callable[[int], None]:
     """A function to call after every step that starts and stops the profiler; -1 stops it at the end."""
     running = False
+    traced = False
+
+    def finish_dispatched_steps() -> None:
+        for device in jax.local_devices():  # a device computes in order: this waits for all that was sent to it
+            jax.block_until_ready(jax.device_put(0.0, device) + 1)
 
     def trace(step: int) -> None:
-        nonlocal running
+        nonlocal running, traced
         if profile and not running and profile[0] - 1 <= step < profile[1]:
+            finish_dispatched_steps()
             jax.profiler.start_trace(str(workdir / "profile"))
-            running = True
+            running = traced = True
         elif running and (step >= profile[1] or step == -1):
+            finish_dispatched_steps()
             jax.profiler.stop_trace()
             running = False
+        elif profile and not traced and step == -1:
+            console.print(f"No step of --profile={profile[0]}:{profile[1]} was trained; nothing was traced.")
 
     return trace

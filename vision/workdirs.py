@@ -1,17 +1,21 @@
 """The run folder: whether a config may train in it, and what its files say."""
 
+import contextlib
+import fcntl
 import json
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
 from vision.config import LENGTHS, differences, load, to_json
 from vision.errors import UsageError
-from vision.experiment import Best
+from vision.experiment import Best, complete
 from vision.train.writers import write_text
 
 # What a run may change when it goes on: how long, how often and how fast; not what is computed.
@@ -19,15 +23,48 @@ FREE_SECTIONS = ("train", "evaluate", "checkpoint", "log", "parallel")
 FREE_DATA_KEYS = ("workers", "threads", "prefetch")
 
 
-def prepare(workdir: Path, config: ConfigDict) -> None:
-    """Makes the folder, or checks that it is one of this very run, and writes its config.json.
+@contextlib.contextmanager
+def claimed(workdir: Path, config: ConfigDict) -> Iterator[None]:
+    """Makes the folder, or checks that it is one of this very run, and keeps other processes from training in it.
 
     Raises:
-        UsageError: the folder cannot be written, or holds a run of another config; the message has what differs.
+        UsageError: the folder cannot be written, is in use, or holds a run of another config; says what differs.
     """
+    _check_same_run(workdir, config)
+    if jax.process_index() > 0:  # process 0 claims it for all
+        yield
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        folder = os.open(workdir, os.O_RDONLY)
+    except OSError as error:
+        raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror or error}.") from error
+    try:  # the system lets go of the lock when this process ends, however it ends
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise UsageError(f"--workdir={workdir}: another process is training in this folder.") from error
+    except OSError as error:  # a file system without locks
+        logging.warning("%s cannot be locked (%s): start no second process in it.", workdir, error)
+    try:
+        yield
+    finally:
+        os.close(folder)
+
+
+def write_config(workdir: Path, config: ConfigDict) -> None:
+    """Writes config.json: the config that the folder is trained with from now on."""
+    if jax.process_index() == 0:
+        write_text(workdir / "config.json", to_json(config))
+
+
+def _check_same_run(workdir: Path, config: ConfigDict) -> None:
     file = workdir / "config.json"
     if file.exists():
-        changed = {key: values for key, values in differences(load(str(file)), config).items() if not _free(key)}
+        earlier = load(str(file))
+        with contextlib.suppress(UsageError):  # where a key is gone since, the difference is named below
+            earlier = complete(earlier)  # a key that is newer than the run has its default
+        changed = {key: values for key, values in differences(earlier, config).items() if not _free(key)}
         if changed:
             listing = "; ".join(f"{key}: {old!r} there, {new!r} now" for key, (old, new) in list(changed.items())[:4])
             more = f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
@@ -35,13 +72,6 @@ def prepare(workdir: Path, config: ConfigDict) -> None:
                 f"--workdir={workdir}: holds a run of another config ({listing}{more}). Choose another --workdir, or "
                 f"continue that run with --config={file}."
             )
-    if jax.process_index() > 0:
-        return
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_text(file, to_json(config))
-    except OSError as error:
-        raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror or error}.") from error
 
 
 def _free(key: str) -> bool:

@@ -90,7 +90,7 @@ def test_description():
     task = tasks.create("classification", num_classes=3, top_k=5)
     facts = task.describe({"probabilities": np.array([0.2, 0.5, 0.3])}, ("a", "b", "c"))
     assert facts["class"] == "b" and facts["probability"] == 0.5
-    assert [entry["class"] for entry in facts["top3"]] == ["b", "c", "a"]
+    assert [entry["class"] for entry in facts["top5"]] == ["b", "c", "a"]
 
 
 @pytest.mark.parametrize(

@@ -33,12 +33,14 @@ def at(step):
     return TrainState(jnp.int32(step), None, None, None, None, None)
 
 
-def fit(times, start=0, step=None, progress=None, stop=lambda step: None, improved=lambda metrics: False):
+def fit(
+    times, start=0, step=None, progress=None, stop=lambda step: None, improved=lambda metrics: False, evaluate=None
+):
     """(outcome, rows written, saved {step: (metrics, progress)}) of a run without a network."""
     rows, saved = {}, {}
     hooks = loop.Hooks(
         write=lambda at, row: rows.__setitem__(at, row),
-        evaluate=lambda state: {"test/loss": 10.0 - int(state.step)},
+        evaluate=evaluate or (lambda state: {"test/loss": 10.0 - int(state.step)}),
         improved=improved,
         save=lambda at, state, metrics, progress: saved.__setitem__(at, (metrics, progress)),
         show=lambda at, metrics, report: None,
@@ -118,3 +120,27 @@ def test_batches_are_sent_ahead_in_order():
     assert next(batches) == (0, 3)
     assert sent == [0, 1]
     assert [batch for batch, _ in batches] == [1, 2, 3, 4]
+
+
+def test_told_to_stop_during_an_evaluation_saves_and_owes_it():
+    times = loop.Times(total=9, log=3, evaluate=3, save=0)
+    _, straight, _ = fit(times)
+    stopping = []
+
+    def evaluate(state):
+        if int(state.step) == 6 and not stopping:
+            stopping.append("SIGTERM")
+            return None
+        return {"test/loss": 10.0 - int(state.step)}
+
+    outcome, before, saved = fit(times, evaluate=evaluate, stop=lambda step: stopping[0] if stopping else None)
+    assert (outcome.step, outcome.stopped_by, sorted(before), sorted(saved)) == (6, "SIGTERM", [3], [6])
+    _, after, _ = fit(times, start=6, progress=saved[6][1])
+    assert logged(before | after) == logged(straight)
+    assert logged(before | after, "test/loss") == logged(straight, "test/loss")
+
+
+def test_metrics_are_fetched_now_and_then_even_without_a_log(monkeypatch):
+    monkeypatch.setattr(loop, "LONGEST_PENDING", 4)
+    with pytest.raises(UsageError, match="step 6: loss"):
+        fit(loop.Times(900, 0, 0, 0), step=Step(lambda step: float("nan") if step == 6 else 1.0))

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision.errors import pick
+from vision.errors import UsageError, pick
 from vision.ops.convolution import Padding, convolve
 
 Dtype = Any  # whatever jnp.dtype takes: "bfloat16", jnp.float32
@@ -103,10 +103,10 @@ def maxout(x: jax.Array) -> jax.Array:
     """Maxout over pairs of neighbouring channels (Goodfellow et al. 2013, arXiv:1302.4389): half the channels.
 
     Raises:
-        ValueError: the number of channels is odd.
+        UsageError: the number of channels is odd.
     """
     if x.shape[-1] % 2:
-        raise ValueError(f"maxout takes the larger of pairs of channels; {x.shape[-1]} channels do not pair up")
+        raise UsageError(f"maxout takes the larger of pairs of channels; {x.shape[-1]} channels do not pair up.")
     return jnp.max(x.reshape(*x.shape[:-1], -1, 2), axis=-1)
 
 

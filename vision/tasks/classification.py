@@ -19,6 +19,8 @@ def classification(*, num_classes: int, label_smoothing: float = 0.0, top_k: int
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016, section 7).
         top_k: an image also counts as right in `top{k}_accuracy` when its label is among the k most probable classes.
     """
+    if num_classes < 2:
+        raise UsageError(f"config.task: classification needs at least two classes; the data have {num_classes}.")
     if not 0 <= label_smoothing < 1:
         raise UsageError(f"config.task.label_smoothing: expected 0 or more and less than 1, given {label_smoothing}.")
     if top_k < 1:
@@ -70,7 +72,7 @@ def classification(*, num_classes: int, label_smoothing: float = 0.0, top_k: int
         summarize=lambda sums: summarize(sums, top_k),
         predict=lambda outputs: {"probabilities": jax.nn.softmax(outputs["logits"], axis=-1)},
         interest=interest,
-        describe=lambda predictions, class_names: describe(predictions["probabilities"], class_names, top_k),
+        describe=lambda predictions, class_names: describe(predictions["probabilities"], class_names),
         plots=("confusion_matrix", "predictions"),
         prediction_plot="prediction_grid",
         best="accuracy",
@@ -103,8 +105,11 @@ def summarize(sums: dict[str, Any], top_k: int) -> dict[str, float | np.ndarray]
     return result
 
 
-def describe(probabilities: np.ndarray, class_names: tuple[str, ...], top_k: int) -> dict[str, Any]:
-    """Class probabilities (num_classes,) -> {"class", "probability", "top5": [{"class", "probability"}, ...]}."""
-    order = np.argsort(-probabilities, kind="stable")[:top_k]
+def describe(probabilities: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Class probabilities (num_classes,) -> {"class", "probability", "top5": [{"class", "probability"}, ...]}.
+
+    The list is shorter where there are fewer than five classes.
+    """
+    order = np.argsort(-probabilities, kind="stable")[:5]
     top = [{"class": class_names[i], "probability": float(probabilities[i])} for i in order]
-    return {**top[0], f"top{len(top)}": top}
+    return {**top[0], "top5": top}

@@ -10,7 +10,7 @@ from vision.errors import UsageError
 Duration = int | str  # an int counts steps
 
 _FORMS = '1000, "1000 steps", "3 epochs", "50000 examples" or "5%"'
-_PATTERN = re.compile(r"(\d[\d_]*(?:\.\d*)?(?:e[+-]?\d+)?)\s*(steps?|epochs?|examples?|%)?", re.IGNORECASE)
+_PATTERN = re.compile(r"(\d[\d_]*(?:\.\d*)?(?:e[+-]?\d{1,2})?)\s*(steps?|epochs?|examples?|%)?", re.IGNORECASE)
 
 
 class Clock(NamedTuple):

@@ -26,8 +26,14 @@ class Evaluation:
 
 
 def evaluate(
-    step: Callable, variables: Any, pipeline: Any, task: Any, mesh: jax.sharding.Mesh, show: int = 0
-) -> Evaluation:
+    step: Callable,
+    variables: Any,
+    pipeline: Any,
+    task: Any,
+    mesh: jax.sharding.Mesh,
+    show: int = 0,
+    stop: Callable[[], Any] = lambda: None,
+) -> Evaluation | None:
     """Every real example of the split once.
 
     Args:
@@ -37,6 +43,7 @@ def evaluate(
         task: a `vision.tasks.Task`.
         mesh: the devices.
         show: how many examples to keep for pictures, by the task's `interest`.
+        stop: whether to give up, asked between batches; then the result is None.
     """
     sums, collected, shown = None, [], []
     waiting = []  # results one batch behind, so that the device computes while the host adds up
@@ -60,6 +67,8 @@ def evaluate(
             shown = sorted(shown + examples, key=lambda example: -np.nan_to_num(example["interest"], nan=np.inf))[:show]
 
     for batch in pipeline.batches():
+        if stop():
+            return None
         results = step(variables, parallel.put_batch(batch, mesh))
         if not show:
             results = (*results[:2], {}, 0)
@@ -116,4 +125,5 @@ def _examples(arrays: dict[str, Any], mask: np.ndarray) -> list[dict[str, Any]]:
     """{name: (B, ...)} -> one dict for each real example."""
     if not arrays:
         return []
-    return [jax.tree.map(lambda x, i=i: np.asarray(x)[i], arrays) for i in np.flatnonzero(mask)]
+    # Copies: a view of a row would keep the whole batch in memory.
+    return [jax.tree.map(lambda x, i=i: np.array(x[i]), arrays) for i in np.flatnonzero(mask)]

@@ -15,6 +15,8 @@ from vision.train.state import TrainState
 
 # Steps the host may be ahead of the device: enough that the device never idles, few enough that their batches fit.
 RUN_AHEAD = 4
+# Steps whose metrics may stay on the device, and whose loss may stay unchecked.
+LONGEST_PENDING = 512
 
 
 class Times(NamedTuple):
@@ -36,7 +38,7 @@ class Hooks(NamedTuple):
 
     Attributes:
         write: (step, metrics): to metrics.jsonl and the other writers; once a step at most.
-        evaluate: state -> metrics of every evaluation split, or None without any.
+        evaluate: state -> metrics of every evaluation split, None where it was told to stop; or None without a split.
         improved: metrics -> whether they are the best so far.
         save: (step, state, metrics, progress): a checkpoint; `progress` is what `fit` needs to go on.
         show: (step, metrics, report): to the progress bar; metrics and the meter's report are None between logs.
@@ -44,7 +46,7 @@ class Hooks(NamedTuple):
     """
 
     write: Callable[[int, dict[str, float]], None]
-    evaluate: Callable[[TrainState], dict[str, float]] | None
+    evaluate: Callable[[TrainState], dict[str, float] | None] | None
     improved: Callable[[dict[str, float]], bool]
     save: Callable[[int, TrainState, dict[str, float], dict[str, Any]], None]
     show: Callable[[int, dict[str, float] | None, dict[str, float] | None], None]
@@ -105,20 +107,25 @@ def fit(
         seconds = seconds_before + time.perf_counter() - began
         return {"pending": list(pending), "seconds": seconds, "owed": owed}
 
-    def finish_step(step: int, stopping: bool) -> None:
-        """What is due after a step: log, evaluate, save. A process that is to end only saves, and owes the rest."""
+    def finish_step(step: int, stopping: bool) -> bool:
+        """What is due after a step: evaluate, log, save. A process that is to end only saves, and owes the rest.
+
+        False where it was told to stop, before or during the evaluation.
+        """
         nonlocal pending, last_saved, reported_compiling
         last = step == times.total
         log, evaluate, save = (last or _due(step, every) for every in (times.log, times.evaluate, times.save))
-        if not (log or evaluate or save or stopping):
-            hooks.show(step, None, None)
-            return
-        pending = _fetch(pending, last_saved)
-        if stopping:
+        if log or evaluate or save or stopping or _due(step, LONGEST_PENDING):
+            pending = _fetch(pending, last_saved)
+        evaluation = {}
+        if evaluate and hooks.evaluate and not stopping:
             with meter.excluded():
-                hooks.save(step, state, {}, now(owed=log or evaluate))
-            return
-        row, evaluation, means, report = {}, {}, None, None
+                evaluation = hooks.evaluate(state)
+            stopping = evaluation is None
+        if stopping:
+            hooks.save(step, state, {}, now(owed=log or evaluate))
+            return False
+        row, means, report = {}, None, None
         if log:
             means, report = _means(pending), meter.report()
             if not reported_compiling:
@@ -128,18 +135,17 @@ def fit(
             row |= {f"perf/{name}": value for name, value in report.items()}
             pending = []
         hooks.show(step, means, report)
+        row |= evaluation
         with meter.excluded():
-            if evaluate and hooks.evaluate:
-                evaluation = hooks.evaluate(state)
-                row |= evaluation
             if row:
                 hooks.write(step, {"time": round(now()["seconds"], 3), **row})
             if hooks.improved(evaluation) or save:
                 hooks.save(step, state, evaluation, now())
                 last_saved = step
+        return True
 
-    if progress.get("owed"):
-        finish_step(start, stopping=False)
+    if progress.get("owed") and not finish_step(start, stopping=False):
+        return Outcome(state, start, hooks.stop(start), now(owed=True))
     for step in range(start + 1, times.total + 1):
         with meter.waiting():
             batch, examples = next(batches)
@@ -154,9 +160,8 @@ def fit(
             # Not a wait for this step's result: it keeps the queue of dispatched steps, and their memory, bounded.
             jax.block_until_ready(pending[-RUN_AHEAD - 1][1])
         signal = hooks.stop(step) if step < times.total else None
-        finish_step(step, stopping=bool(signal))
-        if signal:
-            return Outcome(state, step, signal, now())
+        if not finish_step(step, stopping=bool(signal)):
+            return Outcome(state, step, signal or hooks.stop(step), now())
     return Outcome(state, max(start, times.total), None, now())
 
 

@@ -174,6 +174,7 @@ def check(section: Mapping[str, Any], where: str = "config.optimizer") -> None:
 _NOT_NEGATIVE = (lambda value: value >= 0, "0 or above")
 _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
     *((key, *_NOT_NEGATIVE) for key in ("learning_rate", "weight_decay", "l1", "l2")),
+    *((key, lambda value: 0 <= value < 1, "0 or above and below 1") for key in ("b1", "b2", "momentum", "rho")),
     ("clip_norm", lambda value: value > 0, "above 0, or None"),
     ("accumulate", lambda value: value >= 1, "1 or above"),
     ("ema", lambda value: 0 < value < 1, "between 0 and 1, or None"),

@@ -1,4 +1,6 @@
-"""Running one pure step on many devices: `jit` over global arrays on a mesh, or `pmap`. The same numbers either way.
+"""Running one pure step on many devices: `jit` over global arrays on a mesh, or `pmap`.
+
+The same numbers either way, but for dropout: under `pmap` every device draws its own.
 
 Between steps the state is a tree of global, replicated arrays in both modes, so that checkpoints and evaluation do not
 care which one trains.
@@ -38,8 +40,18 @@ def check_batch_size(batch_size: int, mesh: Mesh, where: str, accumulate: int = 
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The tree as global arrays, one copy a device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    """The tree as global arrays, one copy a device; on several hosts, each gives the same values."""
+    sharding = NamedSharding(mesh, PartitionSpec())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+
+    def spread(leaf):
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(spread(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        values = np.asarray(leaf)
+        return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+    return jax.tree.map(spread, tree)
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh, mode: str = "jit") -> dict[str, jax.Array]:

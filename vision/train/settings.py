@@ -3,7 +3,7 @@
 import dataclasses
 
 from vision.errors import UsageError
-from vision.train.durations import Duration
+from vision.train.durations import Duration, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +56,10 @@ class CheckpointSettings:
     keep: int = 2
     best: str | None = None
 
+    def __post_init__(self):
+        if self.keep < 1:
+            raise UsageError(f"config.checkpoint.keep: expected 1 or more, given {self.keep}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class LogSettings:
@@ -79,3 +83,5 @@ class LogSettings:
         for name in ("seconds", "predictions"):
             if getattr(self, name) < 0:
                 raise UsageError(f"config.log.{name}: expected 0 or more, given {getattr(self, name)}.")
+        if parse(self.every, "config.log.every")[0] == 0:
+            raise UsageError("config.log.every: expected 1 step or more.")

@@ -1,6 +1,7 @@
 """Stopping between two steps when the machine is taken away or a person presses Ctrl-C."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ def stop_requests() -> Iterator[Callable[[int], str | None]]:
         if received and number == signal.SIGINT:
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
+        if number == signal.SIGINT and len(received) == 1:  # `print` may not be interrupted by itself
+            os.write(2, b"\nStopping after this step and saving; Ctrl-C again interrupts at once.\n")
 
     def requested(step: int) -> str | None:
         return received[0] if received else None

@@ -109,7 +109,7 @@ def make_train_step(
         metrics |= {
             "loss": (loss, one),
             "grad_norm": (optax.tree.norm(grads), one),
-            "learning_rate": (current_learning_rate(optimizer, state.step, state.opt_state), one),
+            "learning_rate": (current_learning_rate(optimizer, state.step, opt_state), one),
         }
         state = TrainState(state.step + 1, params, model_state, opt_state, ema, state.rng)
         return state, metrics
@@ -157,6 +157,7 @@ def _average(ema: Any, new: Any, decay: float, step: jax.Array) -> Any:
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
 
     def one(old, value):
-        return old * decay + value * (1.0 - decay) if jnp.issubdtype(value.dtype, jnp.floating) else value
+        # In this form a value that stays is kept to the last bit.
+        return old + (1.0 - decay) * (value - old) if jnp.issubdtype(value.dtype, jnp.floating) else value
 
     return jax.tree.map(one, ema, new)

@@ -85,7 +85,7 @@ def adam(
     eps: float = 1e-8,
     eps_root: float = 0.0,
     nesterov: bool = False,
-    mu_dtype: str | None = None,
+    mu_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba 2015, algorithm 1); with `weight_decay`, AdamW.
 
@@ -135,7 +135,10 @@ def lars(
 
 
 def lion(
-    decay: optax.GradientTransformation, b1: float = 0.9, b2: float = 0.99, mu_dtype: str | None = None
+    decay: optax.GradientTransformation,
+    b1: float = 0.9,
+    b2: float = 0.99,
+    mu_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> optax.GradientTransformation:
     """Lion (Chen et al. 2023, algorithm 2): the sign of a momentum.
 
@@ -189,7 +192,7 @@ def muon(
     adam_b2: float = 0.95,
     adam_eps: float = 1e-8,
     adam_layers: tuple[str, ...] = ("head", "logits", "classifier"),
-    mu_dtype: str | None = None,
+    mu_dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> optax.GradientTransformation:
     """Muon (Jordan et al. 2024): an orthogonalised momentum for the kernels of hidden layers, Adam for everything else.
 
