@@ -22,6 +22,7 @@ import pytest
 from vision import config as configs
 from vision import experiment
 from vision.errors import UsageError
+from vision.run import load
 from vision.train.checkpoints import Checkpoints
 from vision.train.writers import read_metrics
 from vision.training import fit, starting_state
@@ -230,3 +231,40 @@ def test_checkpoints_of_another_network_are_refused(straight, tmp_path):
         fit(config(model__hidden="(8, 16)"), workdir)
     assert "\n" not in str(error.value)
     assert f"error: {error.value}" in (workdir / "log.txt").read_text()
+
+
+def test_an_owed_evaluation_is_paid_even_by_processes_that_die_of_it(straight, tmp_path, monkeypatch):
+    """Stopped where an evaluation is due; two processes pay for it and die before they save; the next goes through."""
+    workdir, due = tmp_path / "owed", 7
+
+    @contextlib.contextmanager
+    def stopping():
+        yield lambda step: "SIGTERM" if step == due else None
+
+    with monkeypatch.context() as patched:
+        patched.setattr("vision.train.signals.stop_requests", stopping)
+        run = fit(config(), workdir)
+        assert (run.step, run.stopped_by) == (due, "SIGTERM")
+    assert metrics_of(workdir)[-1]["step"] < due
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(Checkpoints, "save", lambda *_, **__: False)
+            patched.setattr("vision.train.parallel.CompiledStep.__call__", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                fit(config(), workdir)
+        assert metrics_of(workdir)[-1]["step"] == due
+    fit(config(), workdir)
+    assert_same_run(workdir, straight)
+    assert load(workdir, "best").step == json.loads((workdir / "summary.json").read_text())["best"]["step"]
+
+
+def test_data_that_changed_in_between_are_noticed(tmp_path):
+    fit(config(train__steps=3), tmp_path)
+    with pytest.raises(UsageError, match=r"The data are not those of the checkpoint of step 3: examples differ"):
+        # The split has the same name and another length: as if images had come or gone.
+        made = config(train__steps=5, data__eval__test__split="test[:50]")
+        made.data.eval.test.split = "test[:40]"
+        stored = configs.load(str(tmp_path / "config.json"))
+        stored.data.eval.test.split = "test[:40]"
+        (tmp_path / "config.json").write_text(configs.to_json(stored))
+        fit(made, tmp_path)

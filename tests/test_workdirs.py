@@ -42,9 +42,11 @@ def prepare(workdir, made):
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with workdirs.claimed(tmp_path, config()):
-        with pytest.raises(UsageError, match="another process is training in this folder"):
-            prepare(tmp_path, config())
+    with (
+        workdirs.claimed(tmp_path, config()),
+        pytest.raises(UsageError, match="another process is training in this folder"),
+    ):
+        prepare(tmp_path, config())
     prepare(tmp_path, config())  # let go of at the end
 
 
@@ -55,7 +57,7 @@ def test_a_run_from_before_a_key_existed_goes_on(tmp_path):
     del stored["task"]["top_k"]
     (tmp_path / "config.json").write_text(json.dumps(stored))
     prepare(tmp_path, earlier)
-    with pytest.raises(UsageError, match="task.top_k: 5 there, 3 now"):
+    with pytest.raises(UsageError, match=r"task\.top_k: 5 there, 3 now"):
         prepare(tmp_path, config(task__top_k=3))
 
 

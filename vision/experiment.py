@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from vision import data, models, schema, tasks
 from vision.config import freeze, thaw
-from vision.data import preprocess
+from vision.data import chain, preprocess
 from vision.errors import UsageError, nearest, pick, unknown_name
 from vision.train import evaluation, parallel, step
 from vision.train import optimizer as optimizers
@@ -302,7 +302,7 @@ def describe(config: ConfigDict, pipelines: dict[str, data.Pipeline], num_classe
         "preprocess": preprocess.resolve(
             freeze(config.data.preprocess), train.source, config.data.train.transforms, "config.data.preprocess"
         ),
-        "transforms": _section(config, shown_path).transforms,
+        "transforms": chain.deterministic_text(_section(config, shown_path).transforms),
         "examples": {path.removeprefix("config.data."): len(p.source) for path, p in pipelines.items()},
     }
 

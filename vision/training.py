@@ -123,11 +123,13 @@ def _train(
     settings, first_step, total = wired.settings("log"), int(start.step), wired.clock.total_steps
     network, mesh = wired.network, wired.mesh
     is_main = jax.process_index() == 0
+    # Where the row of the checkpoint's own step is still owed, another process may have begun to pay.
+    logged_step = first_step - 1 if earlier.get("owed") else first_step
     writer = _silent_writer()
     if is_main:
         writer = writers.open_writers(
             workdir,
-            first_step or None,
+            logged_step or None,
             tensorboard=settings.tensorboard,
             wandb=settings.wandb,
             config=freeze(wired.config),
@@ -138,7 +140,7 @@ def _train(
     trace = _tracer(workdir, profile, console)
     evaluations: dict[str, Evaluation] = {}
     # The same on every host, whether or not process 0 has removed the later rows yet.
-    rows = [row for row in writers.read_metrics(workdir / "metrics.jsonl") if row["step"] <= first_step]
+    rows = [row for row in writers.read_metrics(workdir / "metrics.jsonl") if row["step"] <= logged_step]
 
     def told_to_stop() -> bool:
         # Several hosts can only agree to stop between steps.

@@ -5,6 +5,7 @@ import pytest
 
 from vision.data import chain
 from vision.data.chain import Call, parse
+from vision.data.transforms import FIXED, TRANSFORMS, is_random
 from vision.errors import UsageError
 
 
@@ -86,3 +87,32 @@ def test_transforms_draw_from_one_generator_in_turn():
 def test_the_deterministic_part():
     assert parse("decode|random_crop(4)|resize(8)|flip") != parse("decode|resize(8)")
     assert chain.deterministic(parse("decode|random_crop(4)|resize(8)|flip")) == parse("decode|resize(8)")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", ""),
+        ("decode(channels=1)", "decode(channels=1)"),
+        ("decode|random_resized_crop(224, area=(0.3, 1.0), method='area')|flip", "decode|resize(224, 'area')"),
+        (
+            "decode|resize((40, 48))|random_crop((32, 40), padding=4, fill=9)|noise(3)",
+            "decode|resize((40, 48))|central_crop((32, 40))",
+        ),
+    ],
+)
+def test_the_text_without_chance(text, expected):
+    result = chain.deterministic_text(text)
+    assert parse(result) == parse(expected)
+    assert chain.deterministic_text(result) == result
+
+
+def test_what_takes_the_place_of_a_random_transform_is_fixed_and_gives_the_same_size():
+    image = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    for name, fixed in FIXED.items():
+        assert is_random(TRANSFORMS[name]) and not is_random(TRANSFORMS[fixed])
+        sizes = {
+            chain.apply(parse(text), {"image": image}, np.random.default_rng(0))["image"].shape
+            for text in (f"{name}((4, 5))", chain.deterministic_text(f"{name}((4, 5))"))
+        }
+        assert sizes == {(4, 5, 3)}

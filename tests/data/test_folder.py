@@ -62,6 +62,19 @@ def test_split_folders(tmp_path):
         open_source(f"folder:{tmp_path}", "val")
 
 
+def test_what_lies_beside_train_is_left_out(tmp_path):
+    write(tmp_path / "train", cat=3, dog=2)
+    write(tmp_path / "val", dog=2)
+    write(tmp_path, test=4, raw=5)  # images without class folders, as of a contest
+    write(tmp_path / "notes", drafts=1)
+    assert len(files(tmp_path, "train")) == 5 and len(files(tmp_path, "val")) == 2
+    assert open_source(f"folder:{tmp_path}", "train").class_names == ("cat", "dog")
+    with pytest.raises(UsageError, match=r"split: .*/test has no subfolders; one folder per class .*, as in .*/train"):
+        open_source(f"folder:{tmp_path}", "test")
+    with pytest.raises(UsageError, match=r"unknown split 'raw'.* Valid: train, val"):
+        open_source(f"folder:{tmp_path}", "raw")
+
+
 def test_a_class_may_be_called_train(tmp_path):
     write(tmp_path, car=4, train=4)
     assert open_source(f"folder:{tmp_path}", "all").class_names == ("car", "train")

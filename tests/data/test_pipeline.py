@@ -118,7 +118,7 @@ def test_specification_matches_the_batches():
     }
     for name, spec in pipeline.element_spec.items():
         assert batch[name].dtype == spec.dtype and batch[name].shape == (4, *spec.shape[1:])
-    assert (pipeline.num_examples, pipeline.num_batches, pipeline.steps_per_epoch) == (53, 7, 53 / 8)
+    assert (pipeline.num_examples, pipeline.num_batches) == (53, 7)
 
 
 class Boxes(FakeRecords):
@@ -198,6 +198,21 @@ def test_skipping_leaves_the_other_examples_as_they_are(photos):
     good = ~np.isin(whole["index"], (7, 19))
     np.testing.assert_array_equal(batch["mask"], good)
     np.testing.assert_array_equal(batch["image"][good], whole["image"][good])
+    np.testing.assert_array_equal(batch["index"], whole["index"])
+
+
+def test_skipped_rows_of_training_hold_the_nearest_good_example(photos):
+    """Black images would enter the statistics of batch normalisation."""
+    options = {"shuffle": False, "on_bad_image": "skip", "max_bad_share": 1.0}
+    (photos / "a" / "06.png").write_bytes(b"")
+    batch = create(f"folder:{photos}", "all", 10, "decode", **options).batch(0)
+    np.testing.assert_array_equal(batch["image"][[6, 7]], batch["image"][[5, 8]])
+    np.testing.assert_array_equal(batch["mask"], [1, 1, 1, 1, 1, 1, 0, 0, 1, 1])
+    np.testing.assert_array_equal(batch["index"], np.arange(10))
+    for file in photos.glob("b/*.png"):
+        file.write_bytes(b"")
+    batch = create(f"folder:{photos}", "all", 10, "decode", **options).batch(1)
+    assert not batch["image"].any() and not batch["mask"].any()
 
 
 def test_too_many_bad_images_are_an_error(photos):
@@ -240,7 +255,8 @@ def test_a_transform_that_cannot_be_applied_names_the_record(photos):
         ({"workers": -1}, "data.workers: expected at least 0"),
         ({"threads": 0}, "data.threads: expected at least 1"),
         ({"max_bad_share": 1.5}, "data.max_bad_share: expected a share"),
-        ({"seed": -1}, "seed: expected a number from 0"),
+        ({"seed": -1}, "^config.seed: expected a number from 0"),
+        ({"seed": 2**63}, r"^config.seed: .* to 2\*\*63 - 1"),
         ({"transforms": "decode|flop"}, "data.transforms: unknown transform 'flop'"),
     ],
 )
@@ -262,6 +278,16 @@ def test_prediction_takes_paths_bytes_and_arrays(photos):
     np.testing.assert_array_equal(batch["image"][2], np.repeat(array[..., None], 3, -1))
     np.testing.assert_array_equal(batch["image"][1], np.asarray(Image.open(io.BytesIO(png(1)))))
     assert "label" not in batch
+
+
+def test_prediction_of_nothing_and_of_several_sizes():
+    pipeline = from_images([], "decode", 4)
+    assert list(pipeline.batches()) == [] and pipeline.num_batches == 0
+    with pytest.raises(UsageError, match=r"^batch_size: expected at least 1, given 0"):
+        from_images([png(0)], "decode", 0)
+    sizes = r"image 2: 'image' has shape \(9, 8, 3\), while other examples have \(8, 8, 3\), such as image 0"
+    with pytest.raises(UsageError, match=sizes):
+        list(from_images([png(0), png(1), png(2, height=9)], "decode", 4).batches())
 
 
 def test_prediction_names_bad_images(photos):

@@ -74,6 +74,11 @@ def test_constants_that_are_given_need_no_measuring():
         ({"name": "center", "std": (1.0,)}, "config.preprocess.std: unknown key"),
         ({"name": "center", "mean": "test"}, "config.preprocess.mean: expected"),
         ({"name": "center", "mean": 0.5}, "config.preprocess.mean: expected"),
+        (
+            {"name": "standardize", "mean": MEAN, "std": (0.2, 0.0, 0.2)},
+            "config.preprocess.std: expected numbers above 0",
+        ),
+        ({"name": "standardize", "mean": MEAN, "std": [-0.2]}, "config.preprocess.std: expected numbers above 0"),
     ],
 )
 def test_mistakes(section, message):
@@ -84,7 +89,7 @@ def test_mistakes(section, message):
 
 
 def test_constants_that_are_still_to_be_measured_or_do_not_fit():
-    with pytest.raises(UsageError, match="'train' is to be measured first"):
+    with pytest.raises(UsageError, match=r"^config.data.preprocess.mean: 'train' is to be measured first"):
         preprocess.create("center")
-    with pytest.raises(UsageError, match=r"3 values .* for images of 1 channels"):
+    with pytest.raises(UsageError, match=r"^config.data.preprocess.mean: 3 values .* for images of 1 channels"):
         preprocess.create("center", mean=MEAN)(IMAGES[..., :1])

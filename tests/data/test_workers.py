@@ -69,6 +69,44 @@ def is_running(pid: int) -> bool:
         return False
 
 
+SCRIPT_STOPPED = """
+import multiprocessing, signal, time
+from vision.data import create
+
+if __name__ == "__main__":
+    received = []
+    signal.signal(signal.SIGTERM, lambda *_: received.append(True))
+    batches = create("fake:8x8x3:5:50", "train", 8, "decode", workers=2).batches()
+    next(batches)
+    workers = multiprocessing.active_children()
+    print("ready", flush=True)
+    while not received:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    steps = sum(next(batches)["mask"].sum() == 8 for _ in range(50))
+    batches.close()
+    for worker in workers:
+        worker.join(10)
+    print(len(workers), steps, [worker.is_alive() for worker in workers], flush=True)
+"""
+
+
+def test_workers_leave_a_signal_to_all_processes_to_their_parent(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT_STOPPED)
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(vision.data.__file__).parents[2])}
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    try:
+        assert parent.stdout.readline() == "ready\n"
+        os.killpg(parent.pid, signal.SIGTERM)  # as a scheduler does
+        output, _ = parent.communicate(timeout=60)
+    finally:
+        parent.kill()
+    assert (output, parent.returncode) == ("2 50 [False, False]\n", 0)
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes as Linux shows them")
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "script.py"

@@ -77,6 +77,20 @@ def test_reconstructions_in_pairs_by_error(cells):
     assert [cell.image[0, 0, 0] for cell in drawn[1::2]] == [0, 128, 230, 255]
 
 
+def test_names_that_are_not_utf8_are_drawn(tmp_path):
+    name = "caf\udce9.png"
+    image = np.zeros((8, 8, 3), np.uint8)
+    results = Results([image] * 2, {"probabilities": np.eye(2)}, {"file": [name, "b.png"]}, [name, "b"], split=name)
+    pictures.prediction_grid(tmp_path / "a.png", results)
+    expected = Results([image] * 2, {"probabilities": np.eye(2)}, {"file": ["caf?.png", "b.png"]}, ["caf?.png", "b"])
+    pictures.prediction_grid(tmp_path / "b.png", expected)
+    np.testing.assert_array_equal(read(tmp_path / "a.png"), read(tmp_path / "b.png"))
+    # Texts that matplotlib makes itself, such as those of ticks, as well.
+    results = Results([], {}, {}, [name, "b"], {"confusion_matrix": np.array([[3, 1], [2, 4]])}, name)
+    plots.PLOTS["confusion_matrix"](tmp_path / "c.png", results)
+    assert read(tmp_path / "c.png").std() > 0
+
+
 def test_a_batch_shows_labels_and_padding(cells):
     batch = {"image": np.zeros((3, 8, 8, 3), np.uint8), "label": np.array([1, 7, 0]), "mask": np.array([1, 1, 0])}
     pictures.show_batch("b.png", batch, 17, ["cat", "dog"])

@@ -16,7 +16,7 @@ from absl import logging
 
 from vision.errors import UsageError
 from vision.train import checksums
-from vision.train.checkpoints import Checkpoints, library_versions, read_extras
+from vision.train.checkpoints import Checkpoints, library_versions
 from vision.train.parameters import parameter_paths
 from vision.train.state import TrainState
 
@@ -66,6 +66,12 @@ def flip(file, offset, bit=0):
     file.write_bytes(content)
 
 
+def change(file, old, new):
+    content = file.read_text()
+    assert old in content
+    file.write_text(content.replace(old, new))
+
+
 @pytest.fixture
 def warnings(monkeypatch):
     texts = []
@@ -85,7 +91,6 @@ def test_round_trip_is_exact(tmp_path, seed):
         restored, found, step = checkpoints.restore(abstract(state))
     assert_identical(restored, state)
     assert (found, step) == (extras, 7)
-    assert read_extras(tmp_path, 7) == extras
     # The key goes on as the same key.
     np.testing.assert_array_equal(jax.random.normal(restored.rng, (3,)), jax.random.normal(state.rng, (3,)))
 
@@ -140,6 +145,124 @@ def test_the_newest_and_the_best_stay(tmp_path, mode, best):
         checkpoints.save(9, {"x": jnp.int32(9)})
         checkpoints.wait()
         assert checkpoints.steps() == [best, 9]
+
+
+def test_metrics_that_come_later_make_a_checkpoint_the_best(tmp_path):
+    def save(step, metrics, **extras):
+        with Checkpoints(tmp_path, keep=1, best="accuracy") as checkpoints:
+            return checkpoints.save(step, {"x": jnp.int32(step)}, metrics=metrics, extras=extras)
+
+    save(1, {"accuracy": 0.5})
+    assert save(2, {}, owed=True)  # told to end before it could evaluate
+    assert save(2, {"accuracy": 0.9}, owed=False)  # the next process does it
+    assert not save(2, {"accuracy": 0.1}, owed=True)
+    with Checkpoints(tmp_path, read_only=True) as reader:
+        assert reader.best_step() == 2
+        assert reader.restore({"x": jax.ShapeDtypeStruct((), jnp.int32)})[1:] == ({"owed": False}, 2)
+    save(3, {"accuracy": 0.6})
+    save(4, {"accuracy": 0.7})
+    with Checkpoints(tmp_path, read_only=True) as reader:
+        assert reader.steps() == [2, 4]
+        assert reader.best_step() == 2
+
+
+def test_metrics_may_come_while_the_step_is_being_written(tmp_path):
+    with Checkpoints(tmp_path, keep=1, best="accuracy") as checkpoints:
+        checkpoints.save(1, {"x": jnp.zeros(1_000_000)})
+        checkpoints.save(1, {"x": jnp.zeros(1_000_000)}, metrics={"accuracy": 0.9})
+        checkpoints.save(2, {"x": jnp.zeros(1_000_000)}, metrics={"accuracy": 0.8})
+        checkpoints.wait()
+        assert checkpoints.steps() == [1, 2]
+        assert checkpoints.best_step() == 1
+
+
+def test_a_process_killed_while_it_adds_metrics_loses_nothing(tmp_path):
+    script = """
+        import os, signal, sys
+        import jax.numpy as jnp
+        from vision.train import checkpoints
+        store = checkpoints.Checkpoints(sys.argv[1], best="accuracy")
+        store.save(1, {"w": jnp.arange(10)})
+        store.wait()
+        os.fsync = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        store.save(1, {"w": jnp.arange(10)}, metrics={"accuracy": 0.5})
+    """
+    result = run_child(script, tmp_path)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    with Checkpoints(tmp_path, best="accuracy") as checkpoints:
+        assert checkpoints.restore({"w": jax.ShapeDtypeStruct((10,), jnp.int32)})[2] == 1
+        assert checkpoints.best_step() is None
+        assert checkpoints.save(1, {"w": jnp.arange(10)}, metrics={"accuracy": 0.5})
+        assert checkpoints.best_step() == 1
+
+
+@pytest.mark.parametrize("damage", [os.truncate, lambda file, _: change(file, "0.9", "0.2")])
+def test_damaged_metrics_are_named_and_do_not_hide_the_best(tmp_path, warnings, damage):
+    accuracy = {1: 0.5, 2: 0.8, 3: 0.7, 4: 0.9}
+    with Checkpoints(tmp_path, keep=4, best="accuracy") as checkpoints:
+        for step, value in accuracy.items():
+            checkpoints.save(step, {"x": jnp.int32(step)}, metrics={"accuracy": value})
+    damage(tmp_path / "4" / "checksums" / "record.json", 30)
+    for options in ({"read_only": True}, {"best": "accuracy", "keep": 4}):
+        warnings.clear()
+        with Checkpoints(tmp_path, **options) as checkpoints:
+            assert checkpoints.best_step() == 2
+            assert "4 is damaged (record.json" in warnings[0]
+            assert checkpoints.restore({"x": jax.ShapeDtypeStruct((), jnp.int32)}, "best")[2] == 2
+            assert checkpoints.restore({"x": jax.ShapeDtypeStruct((), jnp.int32)})[2] == 3
+
+
+def test_a_reader_follows_a_run_that_saves_and_deletes(tmp_path, monkeypatch, warnings):
+    """What is read goes, and something newer comes, right after the folder was listed: more than once."""
+    target = {"x": jax.ShapeDtypeStruct((), jnp.int32)}
+    with Checkpoints(tmp_path, keep=1, best="accuracy") as checkpoints:
+        checkpoints.save(1, {"x": jnp.int32(1)}, metrics={"accuracy": 0.1})
+        checkpoints.wait()
+        steps = Checkpoints.steps
+
+        def moving_on(reader):
+            found = steps(reader)
+            if reader.read_only and found[-1] < goal:
+                newer = found[-1] + 1
+                checkpoints.save(newer, {"x": jnp.int32(newer)}, metrics={"accuracy": newer / 10})
+                checkpoints.wait()
+            return found
+
+        monkeypatch.setattr(Checkpoints, "steps", moving_on)
+        with Checkpoints(tmp_path, read_only=True) as reader:
+            for which, goal in (("last", 3), ("best", 5)):
+                state, _, step = reader.restore(target, which)
+                assert (int(state["x"]), step) == (goal, goal)
+            goal = 7
+            assert reader.best_step() == 7
+            goal = 8
+            with pytest.raises(UsageError, match=r"no checkpoint 7 in .*; there are \[8\]"):
+                reader.restore(target, 7)
+    assert not warnings
+
+
+def test_a_checkpoint_that_goes_while_its_arrays_are_read_makes_no_noise(tmp_path):
+    script = """
+        import os, pathlib, sys
+        import jax.numpy as jnp
+        from vision.train import checkpoints
+        path = sys.argv[1]
+        with checkpoints.Checkpoints(path) as store:
+            for step in (1, 2):
+                store.save(step, {"params": {f"w{i}": jnp.ones((100, 100)) for i in range(200)}})
+        verify = checkpoints.checksums.verify_files
+        def verify_and_delete(folder):
+            verify(folder)
+            if folder.parent.name == "2":  # half of the arrays fail while the others are on their way
+                largest = max(pathlib.Path(folder).rglob("d/*"), key=lambda file: file.stat().st_size)
+                os.truncate(largest, largest.stat().st_size // 2)
+        checkpoints.checksums.verify_files = verify_and_delete
+        print(checkpoints.Checkpoints(path, read_only=True).restore_weights()[2])
+    """
+    result = run_child(script, tmp_path)
+    assert result.stdout == "1\n", result.stderr
+    (line,) = result.stderr.splitlines()
+    assert "2 is damaged (the arrays cannot be read" in line
 
 
 def test_without_a_metric_only_the_newest_stay(tmp_path):
@@ -217,7 +340,9 @@ DAMAGE = {
     "no checksums": lambda folder: (folder / "checksums" / "process_0.json").unlink(),
     "empty checksums": lambda folder: (folder / "checksums" / "process_0.json").write_text("{}"),
     "flipped checksums": lambda folder: flip(folder / "checksums" / "process_0.json", 500),
-    "other extras": lambda folder: (folder / "extras" / "metadata").write_text('{"a": 2}'),
+    "other extras": lambda folder: change(folder / "checksums" / "record.json", '"a": 1', '"a": 2'),
+    "truncated record": lambda folder: os.truncate(folder / "checksums" / "record.json", 20),
+    "no record": lambda folder: (folder / "checksums" / "record.json").unlink(),
     "no state": lambda folder: (folder / "state").rename(folder / "elsewhere"),
 }
 
@@ -307,8 +432,6 @@ def test_a_missing_step_offers_those_there_are(tmp_path):
         checkpoints.wait()
         with pytest.raises(UsageError, match=r"no checkpoint 5 in .*; there are \[3\], 'last' and 'best'"):
             checkpoints.restore({}, 5)
-    with pytest.raises(UsageError, match="missing or damaged"):
-        read_extras(tmp_path, 5)
 
 
 def test_a_reader_makes_nothing(tmp_path):
@@ -412,7 +535,7 @@ def test_restoring_onto_another_number_of_devices(tmp_path):
     assert result.returncode == 0, result.stderr[-3000:]
     with Checkpoints(tmp_path) as checkpoints:  # saved by 8 devices, each with its own checksum
         assert_identical(checkpoints.restore(abstract(state), 2)[0], state)
-    record = json.loads((tmp_path / "2" / "checksums" / "process_0.json").read_text())["content"]["arrays"]
+    record = json.loads((tmp_path / "2" / "checksums" / "process_0.json").read_text())["content"]
     assert list(record["w"]["crc32"]) == [f"{row}:{row + 2},0:4" for row in range(0, 16, 2)]
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vision import schema
-from vision.data.transforms import TRANSFORMS, Example, is_random
+from vision.data.transforms import FIXED, TRANSFORMS, Example, is_random
 from vision.errors import UsageError, pick
 
 _INJECTED = ("example", "rng")
@@ -52,6 +52,30 @@ def apply(chain: tuple[Call, ...], example: Example, rng: np.random.Generator) -
 def deterministic(chain: tuple[Call, ...]) -> tuple[Call, ...]:
     """The chain without its random transforms."""
     return tuple(call for call in chain if not is_random(TRANSFORMS[call.name]))
+
+
+def deterministic_text(transforms: str) -> str:
+    """The chain without chance, as text: "decode|random_resized_crop(224)|flip" -> "decode|resize(size=224)".
+
+    Random transforms are left out, but for those that decide the size of the image, which `FIXED` replaces.
+
+    Args:
+        transforms: a chain, as for `parse`.
+
+    Raises:
+        UsageError: as `parse`.
+    """
+    calls = []
+    for name, arguments in parse(transforms):
+        if name in FIXED:
+            name = FIXED[name]
+            accepted = inspect.signature(TRANSFORMS[name]).parameters
+            arguments = {key: value for key, value in arguments.items() if key in accepted}
+        elif is_random(TRANSFORMS[name]):
+            continue
+        given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
+        calls.append(f"{name}({given})" if given else name)
+    return "|".join(calls)
 
 
 def _links(node: ast.expr) -> list[ast.expr]:

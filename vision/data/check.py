@@ -1,7 +1,6 @@
 """What is known about a split before the first step, and whether training on it makes sense."""
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 
@@ -38,10 +37,6 @@ class Report:
                 shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
                 parts.append(f"none of {shown}")
         return ", ".join(parts)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return dataclasses.asdict(self)
 
 
 def check(source: Source, num_classes: int | None = None, where: str = "data") -> Report:

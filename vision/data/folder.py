@@ -45,9 +45,10 @@ class FolderRecords:
 def open_folder(path: str, split: str, where: str = "data") -> Source:
     """Opens one split of a folder of images.
 
-    With split folders (`PATH/train/cat/1.jpg`), a split is one of them. Without (`PATH/cat/1.jpg`), "train" is about
-    80 % of the files and "val" (or "test") the rest, by a hash of "cat/1.jpg", so that a file stays on its side when
-    others are added; "all" is everything. A range of hashes may follow either: "all[:90%]", "train[50%:]".
+    With split folders (`PATH/train/cat/1.jpg`), a split is one of them, and what lies beside them is left out. Without
+    (`PATH/cat/1.jpg`), "train" is about 80 % of the files and "val" (or "test") the rest, by a hash of "cat/1.jpg", so
+    that a file stays on its side when others are added; "all" is everything. A range of hashes may follow either:
+    "all[:90%]", "train[50%:]".
 
     The classes are the folders' names, sorted; images may lie deeper, and hidden and other files are left out.
 
@@ -60,7 +61,12 @@ def open_folder(path: str, split: str, where: str = "data") -> Source:
     name, low, high = _parse_split(split, where)
     folders = _subfolders(root)
     splits = [folder for folder in folders if folder in SPLIT_FOLDERS and _subfolders(os.path.join(root, folder))]
-    if splits and splits == folders:
+    if splits and ("train" in splits or splits == folders):
+        if name in folders and name in SPLIT_FOLDERS and name not in splits:
+            raise UsageError(
+                f"{where}.split: {os.path.join(root, name)} has no subfolders; one folder per class is expected, as in "
+                f"{os.path.join(root, splits[0])}."
+            )
         if name not in splits:
             raise unknown_name("split", name, splits, f"{where}.split")
         base = os.path.join(root, name)

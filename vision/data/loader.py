@@ -31,9 +31,11 @@ class Loader:
         seed: of the order and of the random transforms.
         repeat: one epoch after the other without end; else one pass, padded at its end.
         shuffle: another order in every epoch; else the order of the records.
-        on_bad_image: "stop" raises, "skip" leaves a row of zeros with `mask` 0.
+        on_bad_image: "stop" raises, "skip" leaves a row with `mask` 0: zeros, or in training the example of the nearest
+            row, because batch normalisation and the like see the images of all rows.
         rows: this host's rows of the batch.
-        spec: the fields of an example; by default those of the first example that can be read.
+        spec: the fields of an example.
+        spec_from: the place among the records of the example that has them.
     """
 
     records: Records
@@ -45,6 +47,7 @@ class Loader:
     on_bad_image: Literal["stop", "skip"]
     rows: range
     spec: Spec
+    spec_from: int = 0
 
     def batch(self, step: int) -> Batch:
         """This host's rows of the batch of a step: the fields of the examples, `mask` and `index`.
@@ -69,7 +72,19 @@ class Loader:
             for name in self.spec:
                 batch[name][row] = example[name]
             batch["mask"][row] = 1
+        if self.repeat:
+            self._fill_skipped(batch)
         return batch
+
+    def _fill_skipped(self, batch: Batch) -> None:
+        """Copies into each row without an example the fields of the nearest that has one, of two the one before."""
+        good = np.flatnonzero(batch["mask"])
+        if len(good) in (0, len(batch["mask"])):
+            return
+        for row in np.flatnonzero(batch["mask"] == 0):
+            nearest = good[np.argmin(np.abs(good - row))]
+            for name in self.spec:
+                batch[name][row] = batch[name][nearest]
 
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows,) epoch and (rows,) place among the records, of this host's rows of the batch of a step."""
@@ -109,7 +124,10 @@ class Loader:
                 if self.on_bad_image == "stop" or index + 1 >= tries:
                     raise
                 continue
-            return dataclasses.replace(self, spec={name: (value.shape, value.dtype) for name, value in example.items()})
+            spec = {name: (value.shape, value.dtype) for name, value in example.items()}
+            return dataclasses.replace(self, spec=spec, spec_from=index)
+        if not len(self.records):
+            return self  # there will be no batch
         raise UsageError("None of the images can be read.")
 
     def _check_shapes(self, example: Batch, index: int) -> None:
@@ -118,8 +136,8 @@ class Loader:
                 given = "nothing" if name not in example else f"shape {example[name].shape}"
                 hint = ' Add a transform that gives all one size, such as "resize(224)".' if name == "image" else ""
                 raise UsageError(
-                    f"{self.records.describe(index)}: {name!r} has {given}, while other examples have {shape}; "
-                    f"a batch needs one shape.{hint}"
+                    f"{self.records.describe(index)}: {name!r} has {given}, while other examples have {shape}, "
+                    f"such as {self.records.describe(self.spec_from)}; a batch needs one shape.{hint}"
                 )
 
 

@@ -55,8 +55,11 @@ def create(
     Raises:
         UsageError: no such data set, split or transform; a value out of range; a first example that cannot be read.
     """
+    source = open_source(name, split, where)
+    if not len(source):
+        raise UsageError(f"{where}.split: {split!r} of {name!r} has no examples.")
     return Pipeline(
-        open_source(name, split, where),
+        source,
         batch_size,
         transforms,
         shuffle=shuffle,
@@ -87,7 +90,12 @@ def from_images(
         transforms: as in `create`.
         batch_size: images per batch.
         on_bad_image: "stop" names the first that cannot be decoded; "skip" lists them in `Pipeline.bad_images`.
+
+    Raises:
+        UsageError: a batch size below 1, an unknown transform, or a first image that cannot be read.
     """
+    if batch_size < 1:
+        raise UsageError(f"batch_size: expected at least 1, given {batch_size}.")
     source = Source("images", "", ImageRecords(images))
     return Pipeline(source, batch_size, transforms, train=False, on_bad_image=on_bad_image, max_bad_share=1.0)
 
@@ -134,9 +142,9 @@ class Pipeline:
             )
         if not 0 <= max_bad_share <= 1:
             raise UsageError(f"{where}.max_bad_share: expected a share from 0 to 1, given {max_bad_share}.")
-        if not 0 <= seed < 2**64:
-            raise UsageError(f"seed: expected a number from 0 to 2**64 - 1, given {seed}.")
-        if not len(source):
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"config.seed: expected a number from 0 to 2**63 - 1, given {seed}.")
+        if train and not len(source):
             raise UsageError(f"{where}.split: {source.split!r} of {source.name!r} has no examples.")
         self.source = source
         self.batch_size = batch_size
@@ -170,11 +178,6 @@ class Pipeline:
     def num_batches(self) -> int:
         """Batches of one pass, the last of which may be padded (or, in training, belong to two epochs)."""
         return math.ceil(len(self.source) / self.batch_size)
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Steps in which every example comes once; in training an epoch may end within a batch."""
-        return len(self.source) / self.batch_size
 
     @property
     def element_spec(self) -> dict:
@@ -262,7 +265,10 @@ def _cpu_cores() -> int:
 
 
 def _end_with_parent(worker: int, worker_count: int) -> None:
-    """Makes this worker process end when its parent does, even when that is killed; Ctrl-C is the parent's to handle.
+    """Makes this worker process end when its parent does, even when that is killed, and not before.
+
+    Ctrl-C and a scheduler's SIGTERM reach the whole group of processes; they are the parent's to handle, which may
+    need further batches.
 
     Linux can signal the death of a parent (PR_SET_PDEATHSIG), but means that of the thread that started the worker, and
     Grain starts workers from threads of its own. The pipe that Python keeps between the two closes with the process.
@@ -272,7 +278,8 @@ def _end_with_parent(worker: int, worker_count: int) -> None:
     import threading
 
     del worker, worker_count
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def wait() -> None:

@@ -64,7 +64,7 @@ PREPROCESS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def create(name: str, *, where: str = "data.preprocess", **arguments: Any) -> Callable[[jax.Array], jax.Array]:
+def create(name: str, *, where: str = "config.data.preprocess", **arguments: Any) -> Callable[[jax.Array], jax.Array]:
     """The function (B, H, W, C) uint8 -> float32 of a resolved section.
 
     Args:
@@ -81,11 +81,12 @@ def create(name: str, *, where: str = "data.preprocess", **arguments: Any) -> Ca
     for key, value in _with_defaults(function, arguments).items():
         if value == "train":
             raise UsageError(f"{where}.{key}: 'train' is to be measured first; see vision.data.preprocess.resolve.")
+    _check_std(arguments, where)
     return functools.partial(function, **arguments)
 
 
 def resolve(
-    section: Mapping[str, Any], source: Source, transforms: str, where: str = "data.preprocess"
+    section: Mapping[str, Any], source: Source, transforms: str, where: str = "config.data.preprocess"
 ) -> dict[str, Any]:
     """The section with every default written out and every "train" replaced by what is measured, fit for JSON.
 
@@ -102,6 +103,7 @@ def resolve(
     function = pick(PREPROCESS, "preprocessing", section.get("name"), f"{where}.name")
     schema.check(function, arguments, where, injected=("images",))
     arguments = _with_defaults(function, arguments)
+    _check_std(arguments, where)
     if "train" in arguments.values():
         measured = measure(source, transforms)
         arguments = {key: measured[key] if value == "train" else value for key, value in arguments.items()}
@@ -143,9 +145,15 @@ def _per_channel(values: tuple[float, ...], images: jax.Array, name: str) -> jax
     """(C,) float32; checked, for a single channel would broadcast against three constants without a word."""
     if len(values) not in (1, images.shape[-1]):
         raise UsageError(
-            f"data.preprocess.{name}: {len(values)} values {values} for images of {images.shape[-1]} channels."
+            f"config.data.preprocess.{name}: {len(values)} values {values} for images of {images.shape[-1]} channels."
         )
     return jnp.array(values, jnp.float32)
+
+
+def _check_std(arguments: Mapping[str, Any], where: str) -> None:
+    std = arguments.get("std", "train")
+    if std != "train" and not all(value > 0 for value in std):
+        raise UsageError(f"{where}.std: expected numbers above 0, given {std}.")
 
 
 def _rounded(values: np.ndarray) -> tuple[float, ...]:

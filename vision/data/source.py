@@ -110,6 +110,8 @@ def _fake(rest: str, split: str, where: str) -> Source:
             "such as fake:32x32x3:10."
         )
     height, width, channels, classes, examples = (int(group or 0) for group in match.groups())
+    if not (height and width and classes):
+        raise UsageError(f"{where}.name: height, width and classes of 'fake:{rest}' must be at least 1.")
     records = FakeRecords((height, width, channels), classes, examples or max(64, classes))
     return Source(f"fake:{rest}", split, records, tuple(str(label) for label in range(classes)))
 

@@ -248,6 +248,10 @@ TRANSFORMS: dict[str, Callable[..., Example]] = {
 }
 
 
+# What takes the place of a random transform that gives the image its size, where nothing is to be random.
+FIXED: dict[str, str] = {"random_resized_crop": "resize", "random_crop": "central_crop"}
+
+
 @functools.cache
 def is_random(function: Callable) -> bool:
     """Whether a transform takes a generator."""

@@ -4,6 +4,7 @@ Figures are drawn without pyplot: no window system, no global state, the same fr
 """
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,14 +63,13 @@ def new_figure(path: str | Path, width: float, height: float) -> Iterator["Figur
         height: inches.
     """
     import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), dpi=DPI)
-        FigureCanvasAgg(figure)
+        _canvas()(figure)
         yield figure
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -77,6 +77,34 @@ def new_figure(path: str | Path, width: float, height: float) -> Iterator["Figur
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@functools.cache
+def _canvas() -> type:
+    """matplotlib's Agg canvas, which draws any text: file names may hold bytes that are not UTF-8, and stop its own."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+
+    class Renderer(RendererAgg):
+        def draw_text(self, gc, x, y, s, *args, **kwargs):
+            super().draw_text(gc, x, y, _printable(s), *args, **kwargs)
+
+        def get_text_width_height_descent(self, s, *args, **kwargs):
+            return super().get_text_width_height_descent(_printable(s), *args, **kwargs)
+
+    class Canvas(FigureCanvasAgg):
+        renderer = None
+
+        def get_renderer(self):
+            if self.renderer is None:
+                self.renderer = Renderer(*self.get_width_height(physical=True), self.figure.dpi)
+            return self.renderer
+
+    return Canvas
+
+
+def _printable(text: str) -> str:
+    """Lone surrogates, which Python makes of the bytes of a file name that are not UTF-8, as question marks."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def shorten(text: str, characters: int, ending: int = 0) -> str:

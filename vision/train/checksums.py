@@ -6,6 +6,7 @@ wrote and no longer reads, and find damage before it is parsed.
 """
 
 import json
+import os
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
-FILES = "files.json"
+FILES, RECORD = "files.json", "record.json"
 
 
 class Damaged(Exception):
@@ -24,11 +25,6 @@ class Damaged(Exception):
 def crc32(array: np.ndarray) -> int:
     """Of an array's bytes. It changes with any flipped bit, and with any burst of up to 32 bits."""
     return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-
-def json_crc32(value: Any) -> int:
-    """Of a JSON value, whatever the order of its keys."""
-    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def on_host(arrays: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -56,25 +52,24 @@ def on_host(arrays: Mapping[str, Any], keys: Mapping[str, str]) -> dict[str, dic
     return result
 
 
-def write(file: epath.Path, arrays: Mapping[str, dict[str, Any]], **others: Any) -> None:
-    """Computes the checksums of what `on_host` gave and writes them, and other JSON, to one file."""
+def write(file: epath.Path, arrays: Mapping[str, dict[str, Any]]) -> None:
+    """Computes the checksums of what `on_host` gave and writes them to one file."""
     described = {}
     for path, entry in arrays.items():
         pieces = {name: crc32(values) for name, values in entry["pieces"].items()}
         described[path] = {key: value for key, value in entry.items() if key != "pieces"} | {"crc32": pieces}
-    content = others | {"arrays": described}
-    file.write_text(json.dumps({"crc32": json_crc32(content), "content": content}))
+    file.write_text(sealed(described))
 
 
-def read(folder: epath.Path) -> dict[str, Any]:
-    """What `write` wrote into the files of a folder, one a process. Raises Damaged."""
-    contents = [_read(file) for file in sorted(folder.glob("*.json"))]
-    if not contents:
+def read(folder: epath.Path) -> dict[str, dict[str, Any]]:
+    """Path -> shape, dtype, key and checksums, which `write` wrote into one file a process. Raises Damaged."""
+    first, *others = [read_sealed(file) for file in sorted(folder.glob("process_*.json"))] or [None]
+    if first is None:
         raise Damaged("it has no checksums")
-    for other in contents[1:]:
-        for path, entry in other["arrays"].items():
-            contents[0]["arrays"][path]["crc32"] |= entry["crc32"]
-    return contents[0]
+    for other in others:
+        for path, entry in other.items():
+            first[path]["crc32"] |= entry["crc32"]
+    return first
 
 
 def verify(path: str, array: np.ndarray | None, entry: Mapping[str, Any]) -> None:
@@ -89,18 +84,52 @@ def verify(path: str, array: np.ndarray | None, entry: Mapping[str, Any]) -> Non
 def write_files(folder: epath.Path) -> None:
     """Writes the checksum of every file in a folder to its `files.json`."""
     found = {str(file.relative_to(folder)): _file_crc32(file) for file in _files_under(folder)}
-    (folder / FILES).write_text(json.dumps({"crc32": json_crc32(found), "content": found}))
+    (folder / FILES).write_text(sealed(found))
 
 
 def verify_files(folder: epath.Path) -> None:
     """Raises Damaged unless all files that `write_files` saw are as they were."""
-    for name, expected in _read(folder / FILES).items():
+    for name, expected in read_sealed(folder / FILES).items():
         try:
             found = _file_crc32(folder / name)
         except OSError as error:
             raise Damaged(f"{name} cannot be read: {error.strerror or error}") from error
         if found != expected:
             raise Damaged(f"the checksum of {name} does not agree")
+
+
+def sealed(content: Any) -> str:
+    """JSON with its own checksum."""
+    content = json.loads(json.dumps(content))  # what will be read: keys are strings, tuples are lists
+    return json.dumps({"crc32": _json_crc32(content), "content": content})
+
+
+def read_sealed(file: epath.Path) -> Any:
+    """The content of a file that holds what `sealed` gave. Raises Damaged."""
+    try:
+        record = json.loads(file.read_text())
+        whole = record["crc32"] == _json_crc32(record["content"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{file.name} cannot be read: {error}") from error
+    if not whole:
+        raise Damaged(f"{file.name} has changed")
+    return record["content"]
+
+
+def replace(file: epath.Path, text: str) -> None:
+    """Rewrites a file so that whoever reads it, even after the machine was switched off, finds all or nothing of it."""
+    temporary = file.parent / f".{file.name}.tmp"
+    with temporary.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        if "://" not in os.fspath(file):  # what lies in an object store is there as a whole or not at all
+            os.fsync(stream.fileno())
+    temporary.replace(file)
+
+
+def _json_crc32(value: Any) -> int:
+    """Of a JSON value, whatever the order of its keys."""
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
 def _files_under(folder: epath.Path) -> Iterator[epath.Path]:
@@ -117,18 +146,6 @@ def _file_crc32(file: epath.Path) -> int:
         while block := stream.read(1 << 24):
             checksum = zlib.crc32(block, checksum)
     return checksum
-
-
-def _read(file: epath.Path) -> dict[str, Any]:
-    """The content of a JSON file that has its own checksum. Raises Damaged."""
-    try:
-        record = json.loads(file.read_text())
-        whole = record["crc32"] == json_crc32(record["content"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{file.name} cannot be read: {error}") from error
-    if not whole:
-        raise Damaged(f"{file.name} has changed")
-    return record["content"]
 
 
 def _slices_name(index: tuple[slice, ...], shape: tuple[int, ...]) -> str:
