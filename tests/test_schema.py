@@ -74,6 +74,12 @@ def test_right_sections():
 
 def test_unknown_name_offers_the_nearest():
     assert "did you mean 'resnet50'?" in str(
-        unknown_name("model", "resnet51", ["resnet50", "vgg16"], "config.model.name")
+        unknown_name("model", "rasnet50", ["resnet50", "vgg16"], "config.model.name")
     )
     assert "did you mean" not in str(unknown_name("model", "zzz", ["resnet50"]))
+
+
+def test_a_long_table_lists_only_names_like_the_given_one():
+    names = [f"network{index}" for index in range(100)] + ["unlike"]
+    message = str(unknown_name("model", "network50x", names))
+    assert "did you mean 'network50'?" in message and "(101 in all)" in message and "unlike" not in message

@@ -4,6 +4,9 @@ import difflib
 from collections.abc import Iterable
 
 
+MOST_LISTED = 30  # of a longer table, only the names like the given one are listed
+
+
 class UsageError(ValueError):
     """The configuration, a flag, a file or the data is not usable as given.
 
@@ -27,7 +30,11 @@ def unknown_name(kind: str, given: object, valid: Iterable[str], where: str = ""
     close = nearest(str(given), names)
     hint = f"; did you mean {close!r}?" if close else "."
     prefix = f"{where}: " if where else ""
-    return UsageError(f"{prefix}unknown {kind} {given!r}{hint} Valid: {', '.join(names)}.")
+    listing = ", ".join(names)
+    if len(names) > MOST_LISTED:
+        like = difflib.get_close_matches(str(given), names, n=MOST_LISTED // 2, cutoff=0.3)
+        listing = ", ".join([*like, "..."]) + f" ({len(names)} in all)"
+    return UsageError(f"{prefix}unknown {kind} {given!r}{hint} Valid: {listing}.")
 
 
 def pick(table: dict, kind: str, given: object, where: str = ""):

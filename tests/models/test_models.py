@@ -142,8 +142,8 @@ def test_gradient_reaches_every_parameter(name):
 
 
 def test_create_explains_mistakes():
-    with pytest.raises(UsageError, match=r"config.model.name: unknown model 'resnet51'; did you mean 'resnet50'"):
-        models.create("resnet51", 10)
+    with pytest.raises(UsageError, match=r"config.model.name: unknown model 'rasnet50'; did you mean 'resnet50'"):
+        models.create("rasnet50", 10)
     with pytest.raises(UsageError, match=r"config.model.drop_pth: unknown key; did you mean 'drop_path'"):
         models.create("resnet50", 10, drop_pth=0.1)
     with pytest.raises(UsageError, match=r"config.model.stage_sizes: expected tuple\[int, ...\], given 3"):

@@ -9,7 +9,8 @@ import pytest
 
 from vision import models
 from vision.errors import UsageError
-from vision.models import vit
+from vision.models import transformer, vit
+from vision.models.transformer import stack_blocks, unstack_blocks
 
 
 @functools.cache
@@ -34,10 +35,10 @@ def test_tokens(pool, tokens, positions):
 
 
 def test_self_attention_equals_numpy():
-    layer = vit.SelfAttention(heads=2, dropout=0.0, dtype="float32")
+    layer = transformer.Attention(heads=2)
     x = jax.random.normal(jax.random.key(0), (3, 5, 8))
-    variables = layer.init(jax.random.key(1), x, False)
-    given, weights = layer.apply(variables, x, False)
+    variables = layer.init(jax.random.key(1), x, x)
+    given, weights = layer.apply(variables, x, x)
     p = jax.tree.map(np.asarray, variables["params"])
     for example in range(3):
         result = np.zeros((5, 8))
@@ -50,6 +51,101 @@ def test_self_attention_equals_numpy():
             np.testing.assert_allclose(weights[example, head], scores, rtol=1e-4)
             result += scores @ v @ p["out"]["kernel"][head]
         np.testing.assert_allclose(given[example], result + p["out"]["bias"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name, count", [
+    ("vit_tiny_patch16_224", 5_717_416),
+    ("vit_small_patch32_224", 22_878_952),
+    ("vit_base_patch16_384", 86_859_496),
+    ("vit_b_16", 86_567_656),
+    ("vit_l_32", 306_535_400),
+    ("vit_huge_patch14_224", 632_045_800),
+])  # fmt: skip
+def test_published_parameter_counts(name, count):
+    side = 384 if name.endswith("384") else 224
+    assert models.count_parameters(models.variable_shapes(vit.VARIANTS[name](), (side, side, 3))["params"]) == count
+
+
+def test_attention_pooling_weighs_the_patches():
+    model, variables, image = small(pool="attention")
+    params = variables["params"]
+    assert "class_token" not in params and params["positions"].shape == (6, 16)
+    apply = jax.jit(model.apply)
+    outputs = apply(variables, image)
+    assert outputs["pool_attention"].shape == (2, 2, 1, 6)
+    np.testing.assert_allclose(outputs["pool_attention"].sum(-1), 1, rtol=1e-5)
+    # With a query of zero and no biases each patch weighs the same: what is pooled is their average, projected.
+    pool = jax.tree.map(jnp.zeros_like, params["pool"])
+    for name in ("value", "out"):
+        pool["attention"][name] = params["pool"]["attention"][name]
+    result = apply({"params": {**params, "pool": pool}}, image)
+    patches = np.asarray(result["features"][4]).reshape(2, 6, 16)
+    value, out = (np.asarray(pool["attention"][name]["kernel"]) for name in ("value", "out"))
+    expected = np.einsum("bhd,hdw->bw", np.einsum("bw,whd->bhd", patches.mean(1), value), out)
+    np.testing.assert_allclose(result["pooled"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_scan_is_a_way_to_compile(remat):
+    model, variables, image = small()
+    scanned = model.clone(scan=True, remat=remat)
+    shapes = models.variable_shapes(scanned, image.shape[1:])["params"]
+    stacked = stack_blocks(variables["params"])
+    assert jax.tree.map(jnp.shape, stacked) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+    jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked), variables["params"])
+
+    def gradient(model, params):
+        def loss(params):
+            outputs = model.apply({"params": params}, image)
+            return jnp.sum(jnp.sin(outputs["pooled"])), outputs
+
+        return jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    (given, outputs), (expected, reference) = gradient(scanned, stacked), gradient(model, variables["params"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), outputs, reference)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), unstack_blocks(given), expected)
+
+
+def test_scanned_blocks_draw_their_own_numbers():
+    model = small()[0].clone(scan=True, drop_path=0.9, dropout=0.1)
+    variables = models.initialize(model, jax.random.key(0), (8, 12, 3))
+    kernels = variables["params"]["blocks"]["mlp"]["dense_1"]["kernel"]
+    assert kernels.shape == (2, 16, 64) and not np.allclose(kernels[0], kernels[1])
+    image = small()[2]
+    train = jax.jit(lambda key: model.apply(variables, image, train=True, rngs={"dropout": key})["pooled"])
+    assert not np.allclose(train(jax.random.key(0)), train(jax.random.key(1)))
+
+
+def test_resampled_positions_keep_the_class_token_and_follow_the_image():
+    rng = np.random.default_rng(0)
+    positions = rng.standard_normal((1 + 6, 5)).astype(np.float32)
+    np.testing.assert_array_equal(vit.resample_positions(positions, (2, 3), (2, 3)), positions)
+    given = np.asarray(vit.resample_positions(positions, (2, 3), (4, 6)))
+    assert given.shape == (25, 5)
+    np.testing.assert_array_equal(given[0], positions[0])
+    ramp = np.stack(np.meshgrid(np.arange(8.0), np.arange(8.0), indexing="ij"), -1).astype(np.float32)
+    for method in ("bicubic", "bilinear"):  # both are exact for planes, away from the border
+        double = np.asarray(vit.resample_positions(ramp.reshape(64, 2), (8, 8), (16, 16), 0, method)).reshape(16, 16, 2)
+        middle = np.arange(4, 12)
+        np.testing.assert_allclose(double[4:12, 4:12, 0], np.tile((middle[:, None] - 0.5) / 2, 8), atol=1e-4)
+        half = np.asarray(vit.resample_positions(double.reshape(256, 2), (16, 16), (8, 8), 0, method))
+        np.testing.assert_allclose(half.reshape(8, 8, 2)[3:5, 3:5], ramp[3:5, 3:5], atol=1e-4)
+
+
+def test_bicubic_resampling_equals_keys_1981():
+    """Equation 15 with a = -1/2, on one axis, with the weights of places outside given to those inside."""
+
+    def kernel(t):
+        t = abs(t)
+        return 1.5 * t**3 - 2.5 * t**2 + 1 if t < 1 else -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2 if t < 2 else 0.0
+
+    line = np.random.default_rng(1).standard_normal(5).astype(np.float32)
+    expected = []
+    for place in (np.arange(8) + 0.5) * 5 / 8 - 0.5:
+        weights = np.array([kernel(place - k) for k in range(5)])
+        expected.append(weights @ line / weights.sum())
+    given = vit.resample_positions(line[:, None], (5, 1), (8, 1), 0)
+    np.testing.assert_allclose(given[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_without_positions_patches_are_a_set():
@@ -112,6 +208,8 @@ def test_errors_name_what_is_wrong():
         models.variable_shapes(models.create("vit_ti16", 3, heads=5), (32, 32, 3))
     with pytest.raises(UsageError, match="divisible by 4, given 18"):
         vit.sincos_positions(2, 2, 18)
+    with pytest.raises(UsageError, match="10 positions are not 1 and a grid of 2x3"):
+        vit.resample_positions(np.zeros((10, 4)), (2, 3), (3, 3))
 
 
 def test_width_alone_scales_the_mlp():

@@ -9,38 +9,48 @@ import jax.numpy as jnp
 
 from vision import schema
 from vision.errors import UsageError, pick
-from vision.models import layers, resnet, vit
+from vision.models import (
+    alexnet,
+    densenet,
+    googlenet,
+    hybrid,
+    inception,
+    layers,
+    lenet,
+    overfeat,
+    resnet,
+    resnet_cifar,
+    resnet_v2,
+    vgg,
+    vit,
+)
 from vision.models.autoencoder import Autoencoder
 from vision.models.initialize import initialize, variable_shapes
-from vision.models.lenet import LeNet
+from vision.models.listing import list_models
 from vision.models.mlp import MLP, Linear
 
 MODELS = {
     "linear": Linear,
     "mlp": MLP,
-    "lenet": LeNet,
     "autoencoder": Autoencoder,
-    "resnet": resnet.ResNet,
-    "resnet18": resnet.resnet18,
-    "resnet34": resnet.resnet34,
-    "resnet50": resnet.resnet50,
-    "resnet101": resnet.resnet101,
-    "resnet152": resnet.resnet152,
-    "vit": vit.ViT,
-    "vit_ti16": vit.vit_ti16,
-    "vit_s16": vit.vit_s16,
-    "vit_s32": vit.vit_s32,
-    "vit_b16": vit.vit_b16,
-    "vit_b32": vit.vit_b32,
-    "vit_l16": vit.vit_l16,
-    "vit_l32": vit.vit_l32,
-    "vit_h14": vit.vit_h14,
+    **lenet.VARIANTS,
+    **alexnet.VARIANTS,
+    **overfeat.VARIANTS,
+    **vgg.VARIANTS,
+    **googlenet.VARIANTS,
+    **inception.VARIANTS,
+    **resnet.VARIANTS,
+    **resnet_cifar.VARIANTS,
+    **resnet_v2.VARIANTS,
+    **densenet.VARIANTS,
+    **vit.VARIANTS,
+    **hybrid.VARIANTS,
 }
 
 # Fields that hold factories of layers: the program passes them, a configuration cannot.
 INJECTED = ("conv", "norm")
 
-__all__ = ["INJECTED", "MODELS", "count_parameters", "create", "initialize", "variable_shapes"]
+__all__ = ["INJECTED", "MODELS", "count_parameters", "create", "initialize", "list_models", "variable_shapes"]
 
 CHANCES = ("dropout", "attention_dropout", "drop_path")  # fields that are probabilities
 DTYPES = ("float32", "bfloat16", "float16")
@@ -99,3 +109,6 @@ def _dtype_name(dtype: Any, where: str) -> str:
     if name not in DTYPES:
         raise UsageError(f"{where}: networks compute in {', '.join(DTYPES)}; given {dtype!r}.")
     return name
+
+
+list = list_models  # vision.models.list("resnet*")

@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016, arXiv:1512.03385) with the stride in the 3x3 convolution ("v1.5")."""
+"""Residual networks (He et al. 2016, arXiv:1512.03385), wide and grouped ones and their plain counterparts."""
 
 import functools
 from collections.abc import Callable
@@ -8,72 +8,96 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from vision.errors import UsageError
 from vision.models import layers
 from vision.ops.pooling import max_pool
+
+Shortcut = Literal["projection", "padding", "none"]
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions beside a shortcut (figure 5, left).
 
     Attributes:
-        width: channels of the convolutions and of the result.
+        features: channels of both convolutions and of the result.
         stride: stride of the first convolution and of the shortcut.
         conv: factory of the convolutions, given (features, kernel size, strides, padding, name).
         norm: factory of the norms, given (name) and for the last of the branch its `scale_init`.
         activate: the activation.
         last_scale_init: initialiser of the last norm's scale.
         drop_path: chance of the branch to be dropped while training.
+        shortcut: what the branch is added to, see `ResNet`.
     """
 
-    width: int
+    features: int
     stride: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     activate: Callable[[jax.Array], jax.Array]
-    last_scale_init: layers.Initializer
-    drop_path: float
+    last_scale_init: layers.Initializer = nn.initializers.ones
+    drop_path: float = 0.0
+    shortcut: Shortcut = "projection"
     expansion = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = functools.partial(self.norm, use_running_average=not train)
-        y = self.conv(self.width, (3, 3), self.stride, 1, name="conv_1")(x)
+        y = self.conv(self.features, (3, 3), self.stride, 1, name="conv_1")(x)
         y = self.activate(norm(name="norm_1")(y))
-        y = self.conv(self.width, (3, 3), 1, 1, name="conv_2")(y)
+        y = self.conv(self.features, (3, 3), 1, 1, name="conv_2")(y)
         y = norm(name="norm_2", scale_init=self.last_scale_init)(y)
-        return self.activate(_shortcut(self, x, y.shape, norm) + layers.DropPath(self.drop_path)(y, train))
+        return self.activate(_add_shortcut(self, x, layers.DropPath(self.drop_path)(y, train), norm))
 
 
 class BottleneckBlock(nn.Module):
-    """1x1, 3x3 and 1x1 convolution beside a shortcut (figure 5, right); the attributes are those of `BasicBlock`."""
+    """1x1, 3x3 and 1x1 convolution beside a shortcut (figure 5, right).
 
+    Attributes:
+        features: channels of the result.
+        width: channels of the first two convolutions.
+        stride: stride of the 3x3 convolution and of the shortcut.
+        conv, norm, activate, last_scale_init, drop_path, shortcut: those of `BasicBlock`.
+        groups: groups of channels of the 3x3 convolution (Xie et al. 2017, arXiv:1611.05431, figure 3c).
+        stride_first: give the stride to the first 1x1 convolution.
+    """
+
+    features: int
     width: int
     stride: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     activate: Callable[[jax.Array], jax.Array]
-    last_scale_init: layers.Initializer
-    drop_path: float
+    last_scale_init: layers.Initializer = nn.initializers.ones
+    drop_path: float = 0.0
+    shortcut: Shortcut = "projection"
+    groups: int = 1
+    stride_first: bool = False
     expansion = 4
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = functools.partial(self.norm, use_running_average=not train)
-        y = self.conv(self.width, (1, 1), 1, 0, name="conv_1")(x)
+        first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
+        y = self.conv(self.width, (1, 1), first, 0, name="conv_1")(x)
         y = self.activate(norm(name="norm_1")(y))
-        y = self.conv(self.width, (3, 3), self.stride, 1, name="conv_2")(y)
+        y = self.conv(self.width, (3, 3), second, 1, feature_group_count=self.groups, name="conv_2")(y)
         y = self.activate(norm(name="norm_2")(y))
-        y = self.conv(self.width * self.expansion, (1, 1), 1, 0, name="conv_3")(y)
+        y = self.conv(self.features, (1, 1), 1, 0, name="conv_3")(y)
         y = norm(name="norm_3", scale_init=self.last_scale_init)(y)
-        return self.activate(_shortcut(self, x, y.shape, norm) + layers.DropPath(self.drop_path)(y, train))
+        return self.activate(_add_shortcut(self, x, layers.DropPath(self.drop_path)(y, train), norm))
 
 
-def _shortcut(block: nn.Module, x: jax.Array, shape: tuple[int, ...], norm: Callable[..., nn.Module]) -> jax.Array:
-    """The identity, or a 1x1 projection where the block changes the shape (section 3.3, option B)."""
-    if x.shape == shape:
-        return x
-    x = block.conv(shape[-1], (1, 1), block.stride, 0, name="shortcut_conv")(x)
-    return norm(name="shortcut_norm")(x)
+def _add_shortcut(block: nn.Module, x: jax.Array, branch: jax.Array, norm: Callable[..., nn.Module]) -> jax.Array:
+    """The branch plus the identity, or what stands for it where the block changes the shape (section 3.3)."""
+    if block.shortcut == "none":
+        return branch
+    if x.shape == branch.shape:
+        return x + branch
+    if block.shortcut == "padding":
+        x = x[:, :: block.stride, :: block.stride]
+        return branch + jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, branch.shape[-1] - x.shape[-1])))
+    x = block.conv(branch.shape[-1], (1, 1), block.stride, 0, name="shortcut_conv")(x)
+    return norm(name="shortcut_norm")(x) + branch
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
@@ -120,10 +144,20 @@ class ResNet(nn.Module):
         num_classes: number of classes; None or 0 for no classifier.
         stage_sizes: number of blocks of each stage.
         block: "basic" (two 3x3 convolutions) or "bottleneck" (1x1, 3x3, 1x1).
-        width: channels of the stem and of the first stage's 3x3 convolutions; doubles from stage to stage.
+        width: channels of the stem and of the first stage's 3x3 convolutions; doubles from stage to stage. A bottleneck
+            gives four times as many.
+        bottleneck_width: channels within the first stage's bottlenecks where they are not `width`; doubles likewise.
+        groups: groups of channels of a bottleneck's 3x3 convolution (ResNeXt).
+        stride_first: give a bottleneck's stride to its first 1x1 convolution, as published ("v1"), and not to the
+            3x3 ("v1.5", torchvision's, about half a percent better on ImageNet).
+        shortcut: what stands for the identity where a block changes the shape: a 1x1 convolution, "projection"
+            (section 3.3, option B), or the map subsampled and its channels filled up with zeros, "padding" (option A).
+            "none" leaves out all shortcuts: the paper's plain networks.
+        conv_bias: add biases in the convolutions, as the networks of 2015 and Keras do.
         small_images: 3x3 stem of stride 1 without pooling, for images of about 32 pixels; features then have strides
             1, 2, 4, 8 instead of 4, 8, 16, 32.
         activation: name in `ACTIVATIONS`.
+        norm_epsilon: added to the variance in the norms; Keras has 1e-3.
         zero_init_residual: start the last norm of each branch at zero, so that each block starts as its shortcut
             (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
         drop_path: stochastic depth, the chance of the last block to be dropped; grows linearly with depth.
@@ -138,8 +172,14 @@ class ResNet(nn.Module):
     stage_sizes: tuple[int, ...] = (2, 2, 2, 2)
     block: Literal["basic", "bottleneck"] = "basic"
     width: int = 64
+    bottleneck_width: int | None = None
+    groups: int = 1
+    stride_first: bool = False
+    shortcut: Shortcut = "projection"
+    conv_bias: bool = False
     small_images: bool = False
     activation: str = "relu"
+    norm_epsilon: float = 1e-5
     zero_init_residual: bool = False
     drop_path: float = 0.0
     dropout: float = 0.0
@@ -152,23 +192,21 @@ class ResNet(nn.Module):
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, Any]:
         """image (B, H, W, C) -> features by stride, pooled (B, last width), logits (B, num_classes)."""
         # He et al. 2015, as in torchvision: fan out keeps the scale of the gradients.
-        conv = functools.partial(self.conv, use_bias=False, dtype=self.dtype, kernel_init=layers.he_normal_fan_out)
-        norm = functools.partial(self.norm, dtype=self.dtype)
+        conv = functools.partial(
+            self.conv, use_bias=self.conv_bias, dtype=self.dtype, kernel_init=layers.he_normal_fan_out
+        )
+        norm = functools.partial(self.norm, dtype=self.dtype, epsilon=self.norm_epsilon)
         activate = layers.activation(self.activation)
         x = Stem(self.width, self.small_images, conv, norm, activate, name="stem")(image.astype(self.dtype), train)
 
-        block = BLOCKS[self.block]
-        if self.remat:
-            block = nn.remat(block, static_argnums=(2,))  # `train`, counted with self
         last_scale_init = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
-        block = functools.partial(block, conv=conv, norm=norm, activate=activate, last_scale_init=last_scale_init)
+        options = dict(conv=conv, norm=norm, activate=activate, last_scale_init=last_scale_init, shortcut=self.shortcut)
         rates = iter(layers.drop_path_rates(self.drop_path, sum(self.stage_sizes)))
         stride, features = 1 if self.small_images else 4, {}
         for index, size in enumerate(self.stage_sizes):
             stage_rates = tuple(next(rates) for _ in range(size))
             stage_stride = 1 if index == 0 else 2
-            stage_block = functools.partial(block, width=self.width * 2**index)
-            x = Stage(stage_rates, stage_stride, stage_block, name=f"stage_{index + 1}")(x, train)
+            x = Stage(stage_rates, stage_stride, self._block(index, options), name=f"stage_{index + 1}")(x, train)
             stride *= stage_stride
             features[stride] = x
 
@@ -176,9 +214,43 @@ class ResNet(nn.Module):
         dropped = nn.Dropout(self.dropout)(pooled, deterministic=not train)
         return {"features": features, "pooled": pooled, **layers.classifier(dropped, self.num_classes)}
 
+    def _block(self, stage: int, options: dict[str, Any]) -> Callable[..., nn.Module]:
+        """The factory of a stage's blocks, which wants a stride, a chance to be dropped and a name."""
+        block = BLOCKS[self.block]
+        features = self.width * 2**stage * block.expansion
+        if self.block == "bottleneck":
+            width = (self.bottleneck_width or self.width) * 2**stage
+            options = options | dict(width=width, groups=self.groups, stride_first=self.stride_first)
+        elif self.bottleneck_width or self.groups > 1 or self.stride_first:
+            raise UsageError(
+                "resnet: bottleneck_width, groups and stride_first are for block='bottleneck'; "
+                f"given {self.bottleneck_width}, {self.groups} and {self.stride_first} with block='basic'."
+            )
+        if self.remat:
+            block = nn.remat(block, static_argnums=(2,))  # `train`, counted with self
+        return functools.partial(block, features=features, **options)
 
-resnet18 = functools.partial(ResNet, stage_sizes=(2, 2, 2, 2), block="basic")
-resnet34 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block="basic")
-resnet50 = functools.partial(ResNet, stage_sizes=(3, 4, 6, 3), block="bottleneck")
-resnet101 = functools.partial(ResNet, stage_sizes=(3, 4, 23, 3), block="bottleneck")
-resnet152 = functools.partial(ResNet, stage_sizes=(3, 8, 36, 3), block="bottleneck")
+
+_basic = functools.partial(ResNet, block="basic")
+_bottleneck = functools.partial(ResNet, block="bottleneck")
+_SIZES_50, _SIZES_101, _SIZES_152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+
+# Names are torchvision's and timm's, but for "plain" (section 4.1) and "v1" (see `stride_first`).
+VARIANTS: dict[str, Callable[..., nn.Module]] = {
+    "resnet": ResNet,
+    "resnet18": functools.partial(_basic, stage_sizes=(2, 2, 2, 2)),
+    "resnet34": functools.partial(_basic, stage_sizes=(3, 4, 6, 3)),
+    "resnet50": functools.partial(_bottleneck, stage_sizes=_SIZES_50),
+    "resnet101": functools.partial(_bottleneck, stage_sizes=_SIZES_101),
+    "resnet152": functools.partial(_bottleneck, stage_sizes=_SIZES_152),
+    "resnet50_v1": functools.partial(_bottleneck, stage_sizes=_SIZES_50, stride_first=True),
+    "resnet101_v1": functools.partial(_bottleneck, stage_sizes=_SIZES_101, stride_first=True),
+    "resnet152_v1": functools.partial(_bottleneck, stage_sizes=_SIZES_152, stride_first=True),
+    "wide_resnet50_2": functools.partial(_bottleneck, stage_sizes=_SIZES_50, bottleneck_width=128),
+    "wide_resnet101_2": functools.partial(_bottleneck, stage_sizes=_SIZES_101, bottleneck_width=128),
+    "resnext50_32x4d": functools.partial(_bottleneck, stage_sizes=_SIZES_50, bottleneck_width=128, groups=32),
+    "resnext101_32x8d": functools.partial(_bottleneck, stage_sizes=_SIZES_101, bottleneck_width=256, groups=32),
+    "resnext101_64x4d": functools.partial(_bottleneck, stage_sizes=_SIZES_101, bottleneck_width=256, groups=64),
+    "plain18": functools.partial(_basic, stage_sizes=(2, 2, 2, 2), shortcut="none"),
+    "plain34": functools.partial(_basic, stage_sizes=(3, 4, 6, 3), shortcut="none"),
+}

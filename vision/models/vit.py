@@ -12,6 +12,8 @@ import numpy as np
 
 from vision.errors import UsageError, pick
 from vision.models import layers
+from vision.models.resnet_v2 import ResNetRoot, root_stride
+from vision.models.transformer import Attention, EncoderBlock, MlpBlock, apply_blocks, layer_norm
 
 
 class Size(NamedTuple):
@@ -24,7 +26,7 @@ class Size(NamedTuple):
 
 
 # Table 1 of the paper; Ti and S from Touvron et al. 2021 (arXiv:2012.12877).
-VARIANTS = {
+SIZES = {
     "Ti": Size(192, 12, 3, 768),
     "S": Size(384, 12, 6, 1536),
     "B": Size(768, 12, 12, 3072),
@@ -32,97 +34,32 @@ VARIANTS = {
     "H": Size(1280, 32, 16, 5120),
 }
 
-_norm = functools.partial(nn.LayerNorm, epsilon=1e-6)
-_xavier = layers.xavier_uniform
-_small_bias = nn.initializers.normal(1e-6)
 
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention (appendix A), with its softmax in float32.
-
-    Attributes:
-        heads: number of heads; divides the width.
-        dropout: chance of an attention weight to be zeroed while training.
-        dtype: dtype of the products.
-    """
-
-    heads: int
-    dropout: float
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """x (B, N, width) -> the same shape, and the attention weights (B, heads, queries, keys), float32."""
-        width = x.shape[-1]
-        head_width = width // self.heads
-        project = functools.partial(
-            nn.DenseGeneral, (self.heads, head_width), dtype=self.dtype, kernel_init=_xavier, axis=-1
-        )
-        query, key, value = (project(name=name)(x) for name in ("query", "key", "value"))
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query / head_width**0.5, key, preferred_element_type=jnp.float32)
-        weights = jax.nn.softmax(scores, axis=-1)
-        kept = nn.Dropout(self.dropout)(weights, deterministic=not train).astype(self.dtype)
-        y = jnp.einsum("bhqk,bkhd->bqhd", kept, value)
-        y = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=_xavier, name="out")(y)
-        return y, weights
-
-
-class MlpBlock(nn.Module):
-    """The transformer's two dense layers with a GELU between them.
-
-    Attributes:
-        width: units of the hidden layer.
-        activation: name in `ACTIVATIONS`.
-        dropout: chance of a unit to be zeroed while training, after each layer.
-        dtype: dtype of the computation.
-    """
-
-    width: int
-    activation: str
-    dropout: float
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, N, width of the network) -> the same shape."""
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_xavier, bias_init=_small_bias)
-        y = layers.activation(self.activation)(dense(self.width, name="dense_1")(x))
-        y = nn.Dropout(self.dropout)(y, deterministic=not train)
-        y = dense(x.shape[-1], name="dense_2")(y)
-        return nn.Dropout(self.dropout)(y, deterministic=not train)
-
-
-class EncoderBlock(nn.Module):
-    """Attention, then dense layers, each normalised first and added to its input (equations 2 and 3).
+class AttentionPool(nn.Module):
+    """Attention of one learned query to all patches, then dense layers beside a shortcut (Zhai et al. 2022,
+    arXiv:2106.04560, section 3.4; Lee et al. 2019, arXiv:1810.00825).
 
     Attributes:
         heads: number of attention heads.
         mlp_width: units of the hidden dense layer.
         activation: name in `ACTIVATIONS`.
-        dropout: chance of an output of either half to be zeroed while training.
-        attention_dropout: chance of an attention weight to be zeroed while training.
-        drop_path: chance of either half to be dropped while training.
-        dtype: dtype of the computation; norms and softmax are computed in float32.
+        dtype: dtype of the products.
     """
 
     heads: int
     mlp_width: int
     activation: str
-    dropout: float
-    attention_dropout: float
-    drop_path: float
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
-        """x (B, N, width) -> the same shape, and the attention weights (B, heads, queries, keys)."""
-        y = _norm(dtype=self.dtype, name="norm_1")(x)
-        y, weights = SelfAttention(self.heads, self.attention_dropout, self.dtype, name="attention")(y, train)
-        y = nn.Dropout(self.dropout)(y, deterministic=not train)
-        x = x + layers.DropPath(self.drop_path)(y, train)
-        y = _norm(dtype=self.dtype, name="norm_2")(x)
-        y = MlpBlock(self.mlp_width, self.activation, self.dropout, self.dtype, name="mlp")(y, train)
-        return x + layers.DropPath(self.drop_path)(y, train), weights
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """x (B, N, width) -> (B, width), and the attention weights (B, heads, 1, N)."""
+        query = self.param("query", layers.xavier_uniform, (1, 1, x.shape[-1]))
+        query = jnp.broadcast_to(query, (len(x), 1, x.shape[-1])).astype(x.dtype)
+        y, weights = Attention(self.heads, dtype=self.dtype, name="attention")(query, x)
+        z = layer_norm(dtype=self.dtype, name="norm")(y)
+        z = MlpBlock(self.mlp_width, self.activation, dtype=self.dtype, name="mlp")(z, False)
+        return (y + z)[:, 0].astype(jnp.float32), weights
 
 
 class ViT(nn.Module):
@@ -131,18 +68,24 @@ class ViT(nn.Module):
     Attributes:
         num_classes: number of classes; None or 0 for no classifier.
         variant: "Ti", "S", "B", "L" or "H": the width, depth, heads and mlp_width that are not given themselves.
-        patch_size: side of a patch in pixels; divides the image's height and width.
+        patch_size: side of a patch in pixels, or in places of the root's map; divides its height and width.
+        root_stages: number of blocks of each stage of a residual network before the patches: a hybrid. () is its stem
+            alone; None, no network.
+        root_width: channels of that network's stem; a multiple of 32.
         width: length of a token.
         depth: number of blocks.
         heads: number of attention heads; divides the width.
         mlp_width: units of the hidden layer in each block.
         activation: name in `ACTIVATIONS`, for the blocks' dense layers.
         positions: "learned", or fixed sines and cosines of the patch's row and column: "sincos".
-        pool: what the classifier reads: a class "token", or the "average" of the patches (there is no token then).
+        pool: what the classifier reads: a class "token", or the "average" of the patches, or what a learned query
+            reads from them by "attention" (there is no token then).
         dropout: chance of a unit to be zeroed while training.
         attention_dropout: chance of an attention weight to be zeroed while training.
         drop_path: stochastic depth, the chance of the last block's halves to be dropped; grows linearly with depth.
         remat: compute each block again in the backward pass instead of keeping its intermediate results.
+        scan: compile one block and loop over it, so that compile time does not grow with depth. The blocks' parameters
+            are stacked then; `transformer.stack_blocks` makes them from those of single blocks.
         dtype: dtype of the products; norms, softmax, pooled features and logits are computed in float32.
         conv: factory of the patch embedding.
     """
@@ -150,17 +93,20 @@ class ViT(nn.Module):
     num_classes: int | None = 1000
     variant: str = "B"
     patch_size: int = 16
+    root_stages: tuple[int, ...] | None = None
+    root_width: int = 64
     width: int | None = None
     depth: int | None = None
     heads: int | None = None
     mlp_width: int | None = None
     activation: str = "gelu"
     positions: Literal["learned", "sincos"] = "learned"
-    pool: Literal["token", "average"] = "token"
+    pool: Literal["token", "average", "attention"] = "token"
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     remat: bool = False
+    scan: bool = False
     dtype: str = "float32"
     conv: Callable[..., nn.Module] = layers.Conv
 
@@ -169,12 +115,18 @@ class ViT(nn.Module):
         """image (B, H, W, C) -> features {patch: (B, h, w, width)}, attention, pooled (B, width), logits.
 
         `attention` holds each block's weights (B, heads, N, N), first to last; N counts the class token, which comes
-        first, and the patches in row-major order.
+        first, and the patches in row-major order. With attention pooling, `pool_attention` (B, heads, 1, N) holds that
+        of the query. A hybrid has the features of its root too.
         """
         size, patch = self.size(), (self.patch_size, self.patch_size)
-        check_patches(image.shape[1:3], self.patch_size)
-        embed = self.conv(size.width, patch, patch, "VALID", dtype=self.dtype, name="patch_embedding")
-        x = embed(image.astype(self.dtype))
+        stride = 1 if self.root_stages is None else root_stride(self.root_stages)
+        check_patches(image.shape[1:3], self.patch_size, stride)
+        x, features = image.astype(self.dtype), {}
+        if self.root_stages is not None:
+            root = ResNetRoot(self.root_stages, self.root_width, self.remat, self.dtype, name="root")
+            features = root(x, train)
+            x = features[stride]
+        x = self.conv(size.width, patch, patch, "VALID", dtype=self.dtype, name="patch_embedding")(x)
         batch, rows, columns, _ = x.shape
         x = x.reshape(batch, rows * columns, size.width)
         if self.pool == "token":
@@ -183,25 +135,34 @@ class ViT(nn.Module):
         x = x + self._positions(rows, columns, size.width).astype(x.dtype)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
 
-        block = nn.remat(EncoderBlock, static_argnums=(2,)) if self.remat else EncoderBlock  # `train`, with self
-        block = functools.partial(
-            block, size.heads, size.mlp_width, self.activation, self.dropout, self.attention_dropout, dtype=self.dtype
+        options = dict(
+            heads=size.heads,
+            mlp_width=size.mlp_width,
+            activation=self.activation,
+            dropout=self.dropout,
+            hidden_dropout=self.dropout,
+            attention_dropout=self.attention_dropout,
+            dtype=self.dtype,
         )
-        attention = []
-        for index, rate in enumerate(layers.drop_path_rates(self.drop_path, size.depth)):
-            x, weights = block(drop_path=rate, name=f"block_{index + 1}")(x, train)
-            attention.append(weights)
-        x = _norm(dtype=jnp.float32, name="norm")(x)
+        how = dict(train=train, drop_path=self.drop_path, remat=self.remat, scan=self.scan)
+        x, attention = apply_blocks(EncoderBlock, options, size.depth, x, None, **how)  # None: all read all
+        x = layer_norm(dtype=jnp.float32, name="norm")(x)
 
-        patches = x[:, 1:] if self.pool == "token" else x
-        pooled = x[:, 0] if self.pool == "token" else jnp.mean(x, axis=1)
-        features = {self.patch_size: patches.reshape(batch, rows, columns, size.width)}
+        patches, outputs = x[:, 1:] if self.pool == "token" else x, {}
+        if self.pool == "token":
+            pooled = x[:, 0]
+        elif self.pool == "average":
+            pooled = jnp.mean(x, axis=1)
+        else:
+            pool = AttentionPool(size.heads, size.mlp_width, self.activation, self.dtype, name="pool")
+            pooled, outputs["pool_attention"] = pool(x)
+        features[self.patch_size * stride] = patches.reshape(batch, rows, columns, size.width)
         logits = layers.classifier(pooled, self.num_classes, nn.initializers.zeros)
-        return {"features": features, "attention": tuple(attention), "pooled": pooled, **logits}
+        return {"features": features, "attention": attention, "pooled": pooled, **outputs, **logits}
 
     def size(self) -> Size:
         """The variant's numbers, replaced by those given; raises UsageError where the heads do not divide the width."""
-        size = pick(VARIANTS, "ViT variant", self.variant, "vit")
+        size = pick(SIZES, "ViT variant", self.variant, "vit")
         given = {name: getattr(self, name) for name in Size._fields if getattr(self, name) is not None}
         if "width" in given and "mlp_width" not in given:
             given["mlp_width"] = 4 * given["width"]  # as in every variant
@@ -239,25 +200,81 @@ def sincos_positions(rows: int, columns: int, width: int, temperature: float = 1
     return np.concatenate([f(angle) for angle in angles for f in (np.sin, np.cos)], axis=1).astype(np.float32)
 
 
-def check_patches(image_size: tuple[int, int], patch: int) -> None:
-    """Raises UsageError unless patches of this side tile the image (height, width)."""
-    if all(side % patch == 0 and side > 0 for side in image_size):
+def resample_positions(
+    positions: jax.Array,
+    old_grid: tuple[int, int],
+    new_grid: tuple[int, int],
+    prefix_tokens: int = 1,
+    method: Literal["bicubic", "bilinear"] = "bicubic",
+) -> jax.Array:
+    """Learned positions for another number of patches (Dosovitskiy et al. 2021, section 3.2).
+
+    Patches are taken for points in the middle of equal cells, as pixels are, and where there are fewer than before
+    each averages those it stands for; "bicubic" has Keys's a = -1/2. This is what timm does.
+
+    Args:
+        positions: (prefix_tokens + old rows * old columns, width), row-major.
+        old_grid: (rows, columns) of patches.
+        new_grid: (rows, columns) of patches.
+        prefix_tokens: number of tokens before the patches, such as a class token; these stay as they are.
+        method: kind of interpolation.
+
+    Returns:
+        (prefix_tokens + new rows * new columns, width), of the same dtype.
+
+    Raises:
+        UsageError: the old grid is not that of the positions.
+    """
+    prefix, grid = positions[:prefix_tokens], positions[prefix_tokens:]
+    if len(grid) != math.prod(old_grid):
+        raise UsageError(
+            f"vit: {len(positions)} positions are not {prefix_tokens} and a grid of {old_grid[0]}x{old_grid[1]}."
+        )
+    if tuple(old_grid) == tuple(new_grid):
+        return positions
+    width = positions.shape[-1]
+    resized = jax.image.resize(grid.reshape(*old_grid, width), (*new_grid, width), method)
+    return jnp.concatenate([prefix, resized.reshape(-1, width)])
+
+
+def check_patches(image_size: tuple[int, int], patch: int, root_stride: int = 1) -> None:
+    """Raises UsageError unless patches of this side tile the image (height, width), or the map of a root on it.
+
+    Args:
+        image_size: (height, width) in pixels.
+        patch: side of a patch in places of the map.
+        root_stride: the map's side is the image's divided by it, rounded up.
+    """
+    if all(side > 0 and -(-side // root_stride) % patch == 0 for side in image_size):
         return
+    cell = patch * root_stride
     smaller, larger = (
-        tuple(max(round_to(side / patch), 1) * patch for side in image_size) for round_to in (math.floor, math.ceil)
+        tuple(max(round_to(side / cell), 1) * cell for side in image_size) for round_to in (math.floor, math.ceil)
     )
     sizes = " or ".join(f"{height}x{width}" for height, width in dict.fromkeys((smaller, larger)))
     raise UsageError(
-        f"vit: an image of {image_size[0]}x{image_size[1]} does not divide into patches of {patch}x{patch}; "
+        f"vit: an image of {image_size[0]}x{image_size[1]} does not divide into patches of {cell}x{cell}; "
         f"resize it to {sizes}, or choose a patch_size that divides its sides."
     )
 
 
-vit_ti16 = functools.partial(ViT, variant="Ti", patch_size=16)
-vit_s16 = functools.partial(ViT, variant="S", patch_size=16)
-vit_s32 = functools.partial(ViT, variant="S", patch_size=32)
-vit_b16 = functools.partial(ViT, variant="B", patch_size=16)
-vit_b32 = functools.partial(ViT, variant="B", patch_size=32)
-vit_l16 = functools.partial(ViT, variant="L", patch_size=16)
-vit_l32 = functools.partial(ViT, variant="L", patch_size=32)
-vit_h14 = functools.partial(ViT, variant="H", patch_size=14)
+_SHORT = {"Ti": "ti", "S": "s", "B": "b", "L": "l", "H": "h"}
+_TIMM = {"tiny": "Ti", "small": "S", "base": "B", "large": "L", "huge": "H"}
+_PATCHES = {"Ti": (8, 16, 32), "S": (8, 16, 32), "B": (8, 16, 32), "L": (8, 14, 16, 32), "H": (14,)}
+
+
+def _variants() -> dict[str, Callable[..., nn.Module]]:
+    """The sizes and patches by their short names, torchvision's and timm's; timm's image sizes mean any size here."""
+    result = {"vit": ViT}
+    for variant, patches in _PATCHES.items():
+        for patch in patches:
+            network = functools.partial(ViT, variant=variant, patch_size=patch)
+            result[f"vit_{_SHORT[variant]}{patch}"] = network
+            if variant in "BLH":
+                result[f"vit_{_SHORT[variant]}_{patch}"] = network  # torchvision
+            word = next(word for word, name in _TIMM.items() if name == variant)
+            result |= {f"vit_{word}_patch{patch}_{side}": network for side in (224, 384)}
+    return result
+
+
+VARIANTS = _variants()
