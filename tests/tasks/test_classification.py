@@ -107,3 +107,14 @@ def test_description():
 def test_errors(section, message):
     with pytest.raises(UsageError, match=message):
         tasks.create(**section, num_classes=CLASSES)
+
+
+def test_auxiliary_heads_add_their_weighted_share():
+    logits, label = data(1, 4)
+    other, _ = data(2, 4)
+    task = tasks.create("classification", num_classes=CLASSES, auxiliary_weight=0.4)
+    terms = task.loss({"logits": logits, "aux_logits": (other, logits)}, {"label": label, "mask": np.ones(4)})
+    plain = {key: float(term.total / term.count) for key, term in terms.items()}
+    expected = reference.log_loss(label, jax.nn.softmax(other), labels=list(range(CLASSES)))
+    assert plain["auxiliary_1"] == pytest.approx(0.4 * expected, rel=1e-5)
+    assert plain["auxiliary_2"] == pytest.approx(0.4 * plain["cross_entropy"], rel=1e-5)

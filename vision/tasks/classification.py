@@ -11,13 +11,17 @@ from vision.errors import UsageError
 from vision.tasks.task import Batch, Mean, Outputs, Task
 
 
-def classification(*, num_classes: int, label_smoothing: float = 0.0, top_k: int = 5) -> Task:
+def classification(
+    *, num_classes: int, label_smoothing: float = 0.0, top_k: int = 5, auxiliary_weight: float = 0.3
+) -> Task:
     """Softmax cross entropy on `logits (B, num_classes)` against `label (B,)`.
 
     Args:
         num_classes: number of classes; taken from the data.
         label_smoothing: share of the target spread evenly over all classes (Szegedy et al. 2016, section 7).
         top_k: an image also counts as right in `top{k}_accuracy` when its label is among the k most probable classes.
+        auxiliary_weight: weight of the cross entropy of each auxiliary head, for networks that train with such heads
+            (`aux_logits`): 0.3 for GoogLeNet (Szegedy et al. 2015, section 5), 0.4 for Inception-v3 in practice.
     """
     if num_classes < 2:
         raise UsageError(f"config.task: classification needs at least two classes; the data have {num_classes}.")
@@ -27,13 +31,17 @@ def classification(*, num_classes: int, label_smoothing: float = 0.0, top_k: int
         raise UsageError(f"config.task.top_k: expected 1 or more, given {top_k}.")
     top_k = min(top_k, num_classes)
 
-    def cross_entropy(outputs: Outputs, batch: Batch) -> jax.Array:
+    def cross_entropy(logits: jax.Array, batch: Batch) -> jax.Array:
         targets = jax.nn.one_hot(batch["label"], num_classes)
-        return optax.softmax_cross_entropy(outputs["logits"], optax.smooth_labels(targets, label_smoothing))
+        return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
     def loss(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
         mask = batch["mask"]
-        return {"cross_entropy": Mean(jnp.sum(cross_entropy(outputs, batch) * mask), jnp.sum(mask))}
+        terms = {"cross_entropy": Mean(jnp.sum(cross_entropy(outputs["logits"], batch) * mask), jnp.sum(mask))}
+        for index, logits in enumerate(outputs.get("aux_logits", ())):
+            total = auxiliary_weight * jnp.sum(cross_entropy(logits, batch) * mask)
+            terms[f"auxiliary_{index + 1}"] = Mean(total, jnp.sum(mask))
+        return terms
 
     def monitor(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
         mask = batch["mask"]
@@ -52,7 +60,7 @@ def classification(*, num_classes: int, label_smoothing: float = 0.0, top_k: int
         cell = label * num_classes + jnp.argmax(logits, axis=-1)
         confusion = jnp.zeros(num_classes**2, jnp.int32).at[cell].add(real.astype(jnp.int32))
         return {
-            "loss": jnp.sum(jnp.where(real, cross_entropy(outputs, batch), 0.0)),
+            "loss": jnp.sum(jnp.where(real, cross_entropy(logits, batch), 0.0)),
             "top_k": jnp.sum((rank < top_k) & real, dtype=jnp.int32),
             "examples": jnp.sum(real, dtype=jnp.int32),
             "confusion_matrix": confusion.reshape(num_classes, num_classes),
