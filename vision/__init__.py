@@ -18,7 +18,7 @@ _NAMES = {
     "Run": ("vision.run", "Run"),
     "load_config": ("vision.config", "load"),
 }
-_MODULES = ("config", "data", "experiment", "explain", "models", "ops", "tasks", "train")
+_MODULES = ("config", "data", "experiment", "explain", "models", "ops", "tasks", "train", "weights")
 
 
 def __getattr__(name: str) -> Any:
