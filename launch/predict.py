@@ -1,4 +1,8 @@
-"""Predicts with a run: python -m launch.predict --workdir=runs/a --images='photos/*.png' --out=predictions"""
+"""Predicts with a run, or with the weights of another project.
+
+python -m launch.predict --workdir=runs/a --images='photos/*.png' --out=predictions
+python -m launch.predict --model=resnet50_v1 --weights=FILE --images='photos/*.jpg'
+"""
 
 import glob
 import json
@@ -11,6 +15,9 @@ from vision.errors import UsageError
 
 WORKDIR = flags.DEFINE_string("workdir", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "best", "best, last or a step.")
+MODEL = flags.DEFINE_string("model", None, "In place of --workdir: a network's name, with --weights.")
+WEIGHTS = flags.DEFINE_string("weights", None, "A file of another project's weights for --model.")
+SOURCE = flags.DEFINE_string("source", None, "Whose names the weights have: torchvision, timm, ...")
 IMAGES = flags.DEFINE_multi_string("images", [], "A file, a folder or a pattern in quotes; may be given several times.")
 OUT = flags.DEFINE_string("out", "predictions", "Folder for predictions.jsonl and predictions.png.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images at a time.", lower_bound=1)
@@ -22,7 +29,6 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
     """Writes one line of JSON for each image, and a picture of the first ones."""
     from vision.explain.plots import PLOTS
     from vision.explain.results import Results
-    from vision.run import load
     from vision.train.writers import write_text
     from vision.training import use_compilation_cache
 
@@ -31,7 +37,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
             f"unexpected --config.{next(iter(overrides))}: a run predicts with the config it was trained with."
         )
     use_compilation_cache()
-    run = load(command.required(WORKDIR, "runs/a"), CHECKPOINT.value)
+    run = open_run()
     files = find_images([*IMAGES.value, *arguments])  # further arguments: a pattern that the shell expanded
     out = Path(OUT.value)
     try:
@@ -57,6 +63,20 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
         )
         PLOTS[name](out / "predictions.png", results)
         print(f"Pictures of the first {len(shown)}: {out / 'predictions.png'}")
+
+
+def open_run():
+    """The run, or the network with another project's weights, that the flags name."""
+    if not (MODEL.value or WEIGHTS.value):
+        from vision.run import load
+
+        return load(command.required(WORKDIR, "runs/a"), CHECKPOINT.value)
+    if WORKDIR.value:
+        raise UsageError("--workdir and --model: a run has its own network and weights; give one of the two.")
+    from vision import pretrained
+
+    name = command.required(MODEL, "resnet50_v1")
+    return pretrained.load(name, command.required(WEIGHTS, "resnet50.safetensors"), source=SOURCE.value)
 
 
 def find_images(places: list[str]) -> list[str]:

@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 MOST_LISTED = 30  # of a longer table, only the names like the given one are listed
 
 
