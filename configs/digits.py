@@ -13,13 +13,45 @@ from vision.errors import pick
 
 AUGMENT = "|translate(0.1)|rotate(10)|scale(0.9, 1.1)"
 
-# Model, learning rate, epochs, and what happens to an image after decoding.
+# Model, learning rate, epochs, and what happens to an image after decoding: each family in a form for small images.
 NETWORKS = {
     "linear": (dict(name="linear"), 3e-3, 60, ""),
     "mlp": (dict(name="mlp", hidden=(128, 64), dropout=0.1), 2e-3, 60, ""),
     "lenet": (dict(name="lenet", activation="relu"), 2e-3, 40, "|resize(32)"),
+    "lenet_1998": (dict(name="lenet_1998"), 2e-3, 40, "|resize(32)"),
+    "alexnet": (dict(name="alexnet", form="small", width=0.25, hidden=(128,)), 1e-3, 40, "|resize(16)"),
+    "overfeat": (dict(name="overfeat_fast", form="small", width=0.125, hidden=(128,)), 1e-3, 40, "|resize(32)"),
+    "vgg": (dict(name="vgg11_bn", width=16, hidden=(128,), window=1), 1e-3, 20, "|resize(32)"),
+    "googlenet": (dict(name="googlenet", small_images=True, width=0.125, auxiliary=False), 3e-3, 20, "|resize(16)"),
+    "inception_v3": (
+        dict(name="inception_v3", small_images=True, width=0.125, auxiliary=False),
+        2e-3,
+        20,
+        "|resize(16)",
+    ),
+    "inception_v4": (dict(name="inception_v4", small_images=True, width=0.125), 2e-3, 20, "|resize(16)"),
+    "inception_resnet": (dict(name="inception_resnet_v2", small_images=True, width=0.125), 2e-3, 20, "|resize(16)"),
+    "plain": (dict(name="plain20"), 3e-3, 20, "|resize(16)"),
     "resnet": (dict(name="resnet", stage_sizes=(1, 1, 1), width=16, small_images=True), 3e-3, 40, "|resize(16)"),
+    "resnet_v2": (
+        dict(name="resnetv2_50x1_bit", stage_sizes=(1, 1, 1), width=32, small_images=True),
+        2e-3,
+        20,
+        "|resize(16)",
+    ),
+    "densenet": (
+        dict(name="densenet", block_sizes=(4, 4, 4), growth=12, small_images=True),
+        3e-3,
+        20,
+        "|resize(16)",
+    ),
     "vit": (dict(name="vit", patch_size=4, width=64, depth=4, heads=4), 1e-3, 80, "|resize(16)"),
+    "hybrid": (
+        dict(name="vit_tiny_r_s16_p8_224", root_stages=(1,), root_width=32, patch_size=1, width=64, depth=4, heads=4),
+        1e-3,
+        40,
+        "|resize(32)",
+    ),
     "autoencoder": (dict(name="autoencoder", hidden=(64,), latent=16), 2e-3, 80, ""),
 }
 

@@ -45,10 +45,10 @@ def main(arguments: list[str], overrides: dict[str, str]) -> int:
 
 def show_batch(config, workdir: Path, step: int) -> int:
     """Writes the images that step `step` trains on, as the pipeline gives them."""
-    from vision import experiment
+    from vision import experiment, sections
     from vision.explain import pictures
 
-    pipeline = experiment.open_pipeline(experiment.complete(config), "config.data.train")
+    pipeline = experiment.open_pipeline(sections.complete(config), "config.data.train")
     path = workdir / "plots" / f"batch_{step}.png"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

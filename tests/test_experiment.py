@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vision import config as configs
-from vision import experiment
+from vision import experiment, sections
 from vision.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,25 +49,25 @@ SHIPPED = {
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_complete_config_stays_as_it_is_also_through_json(name, tmp_path):
-    complete = experiment.complete(SHIPPED[name])
+    complete = sections.complete(SHIPPED[name])
     given = dict(configs.flatten(SHIPPED[name]))
     assert given.items() <= dict(configs.flatten(complete)).items()  # nothing that was given has changed
     file = tmp_path / "config.json"
     file.write_text(configs.to_json(complete))
-    assert configs.freeze(experiment.complete(complete)) == configs.freeze(complete)
-    assert configs.freeze(experiment.complete(configs.load(str(file)))) == configs.freeze(complete)
+    assert configs.freeze(sections.complete(complete)) == configs.freeze(complete)
+    assert configs.freeze(sections.complete(configs.load(str(file)))) == configs.freeze(complete)
 
 
 def test_completing_leaves_the_given_config_alone():
     config = small()
     before = configs.freeze(config)
-    experiment.complete(config)
+    sections.complete(config)
     assert configs.freeze(config) == before
 
 
 def keys_of(name):
     """(section's path, key) of every key of a config."""
-    for section in list(experiment.sections(experiment.complete(SHIPPED[name]))):
+    for section in list(sections.sections(sections.complete(SHIPPED[name]))):
         yield from ((section.path, key) for key in section.keys)
 
 
@@ -82,7 +82,7 @@ def test_a_typo_in_any_key_is_named_and_the_key_offered(path, key):
     config, typo = configs.thaw(configs.freeze(SHIPPED[owner])), f"{key}{key[-1]}"
     configs.override(config, {f"{path}.{typo}".removeprefix("config."): "1"})
     with pytest.raises(UsageError, match=rf"^{path}\.{typo}: unknown key; did you mean '{key}'\?"):
-        experiment.complete(config)
+        sections.complete(config)
 
 
 @pytest.mark.parametrize(("path", "key"), EVERY_KEY)
@@ -93,7 +93,7 @@ def test_a_value_of_the_wrong_type_is_named_at_any_key(path, key):
     config = configs.thaw(configs.freeze(SHIPPED[owner]))
     configs.override(config, {f"{path}.{key}".removeprefix("config."): "b'bytes'"})
     with pytest.raises(UsageError, match=rf"^{path}\.{key}\b.*b'bytes'"):
-        experiment.complete(config)
+        sections.complete(config)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_wrong_sections_and_names(key, value, message):
     config = configs.load(f"{ROOT}/configs/digits.py:mlp")
     configs.override(config, {key: value})
     with pytest.raises(UsageError, match=message):
-        experiment.complete(config)
+        sections.complete(config)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_labels_that_would_be_taken_for_other_metrics(label):
     made = small()
     made.data.eval = {label: made.data.eval.test}
     with pytest.raises(UsageError, match=rf"config\.data\.eval\.{label}: the label would be taken for other metrics"):
-        experiment.complete(made)
+        sections.complete(made)
 
 
 def test_classes_matter_only_where_they_are_asked_for():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vision import config as configs
-from vision import experiment, reference
+from vision import reference, sections
 
 ROOT = Path(__file__).resolve().parents[1]
 ENTRY = re.compile(r"  --(config[\w.]*)=(.*)   \[(.+)\]")
@@ -23,11 +23,11 @@ def test_every_key_with_its_value_meaning_and_file(network):
             shown[entry[1].removeprefix("config.")] = entry[2]
             if not following.startswith("      ") and not entry[1].endswith(".name"):
                 undocumented.append(entry[1])
-    expected = {path: repr(value) for path, value in configs.flatten(experiment.complete(config))}
+    expected = {path: repr(value) for path, value in configs.flatten(sections.complete(config))}
     assert shown == expected
     assert not undocumented
     files = re.findall(r"^config[\w.]*   \((.+)\)$", "\n".join(lines), re.MULTILINE)
-    assert len(files) == len(list(experiment.sections(experiment.complete(config))))
+    assert len(files) == len(list(sections.sections(sections.complete(config))))
     assert all((ROOT / file).is_file() for file in files)
 
 

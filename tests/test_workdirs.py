@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from vision import workdirs
 from vision.config import freeze, load
 from vision.errors import UsageError
-from vision.experiment import Best, complete
+from vision.experiment import Best
+from vision.sections import complete
 
 
 def config(**changes):

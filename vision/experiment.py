@@ -1,154 +1,28 @@
 """Config -> a wired Experiment. The one place where models, tasks, data and the trainer meet.
 
-`sections` says which function each config section configures; that function's signature is the section's schema.
+`vision.sections` says which function each config section configures, and checks the config against it.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax.errors import ScopeParamShapeError
 from ml_collections import ConfigDict
 
-from vision import data, models, schema, tasks
-from vision.config import freeze, thaw
+from vision import data, models, schema, sections, tasks
+from vision.config import freeze
 from vision.data import chain, preprocess
-from vision.errors import UsageError, nearest, pick, unknown_name
+from vision.errors import UsageError, unknown_name
 from vision.train import evaluation, parallel, step
 from vision.train import optimizer as optimizers
 from vision.train.durations import Clock
 from vision.train.loop import Times
-from vision.train.settings import CheckpointSettings, EvaluateSettings, LogSettings, TrainSettings
-
-
-def run(*, seed: int = 0, parallel: Literal["jit", "pmap"] = "jit") -> None:
-    """The keys of the config itself; everything else is in its sections.
-
-    Args:
-        seed: of initialisation, shuffling, augmentation and dropout.
-        parallel: "jit": one program over global arrays on a mesh; "pmap": replicated data parallelism.
-    """
-
-
-class Section(NamedTuple):
-    """One section of a config.
-
-    Attributes:
-        path: "config.model".
-        values: its keys, less `name` where it has one.
-        function: what it configures.
-        keys: the keys it may have, less `name` where that picks the function.
-        names: what `name` may be, where it picks the function.
-    """
-
-    path: str
-    values: ConfigDict
-    function: Callable
-    keys: dict[str, schema.Key]
-    names: tuple[str, ...] = ()
-
-
-PLAIN_SECTIONS = {
-    "train": TrainSettings,
-    "evaluate": EvaluateSettings,
-    "checkpoint": CheckpointSettings,
-    "log": LogSettings,
-}
-# Arguments of a pipeline that are no config keys: the run knows them.
-PIPELINE_FACTS = ("seed", "train", "host_index", "host_count", "where")
-EVERY = ("log", "evaluate", "checkpoint")  # the sections with an interval
-TOP_LEVEL = ("model", "task", "data", "optimizer", *PLAIN_SECTIONS)
-
-
-def sections(config: ConfigDict) -> Iterator[Section]:
-    """Every section of a config with the function it configures; sections that may be left out are added, empty.
-
-    Raises:
-        UsageError: an unknown or missing section, or a name that is in no table.
-    """
-
-    def section(path: str, table: dict[str, Callable] | None, function=None, kind="", injected=()) -> Section:
-        values = _section(config, path)
-        if table is not None:
-            if "name" not in values:
-                raise UsageError(f"{path}: missing 'name'. Valid: {', '.join(sorted(table))}.")
-            function = pick(table, kind, values.name, f"{path}.name")
-        return Section(path, values, function, schema.keys(function, injected), tuple(table or ()))
-
-    top = schema.keys(run)
-    _check_names(config, "config", (*top, *TOP_LEVEL))
-    yield Section("config", config, run, top)
-    model = section("config.model", models.MODELS, kind="model", injected=models.INJECTED)
-    if "num_classes" in model.keys:  # a network's own default is the one of its paper; a run's is the data's
-        meaning = "number of classes; None: as many as the training data have."
-        model.keys["num_classes"] = schema.Key(int | None, None, meaning)
-    yield model
-    yield section("config.task", tasks.TASKS, kind="task", injected=tasks.INJECTED)
-    _check_names(_section(config, "config.data"), "config.data", ("preprocess", "train", "eval"))
-    yield section("config.data.preprocess", preprocess.PREPROCESS, kind="preprocessing", injected=("images",))
-    for path in data_paths(config):
-        yield section(path, None, data.create, injected=PIPELINE_FACTS)
-    values = _section(config, "config.optimizer")
-    if "name" not in values:
-        raise UsageError(f"config.optimizer: missing 'name'. Valid: {', '.join(sorted(optimizers.OPTIMIZERS))}.")
-    keys = optimizers.keys_for(values.name, "config.optimizer.name")
-    yield Section("config.optimizer", values, optimizers.create, keys, tuple(optimizers.OPTIMIZERS))
-    for name, settings in PLAIN_SECTIONS.items():
-        yield section(f"config.{name}", None, settings)
-
-
-def data_paths(config: ConfigDict) -> list[str]:
-    """Paths of the data sections: config.data.train first, then config.data.eval's labels."""
-    labels = _section(config, "config.data.eval", create=True)
-    for label, value in labels.items():
-        if label in ("train", "perf") or "/" in label:
-            raise UsageError(f"config.data.eval.{label}: the label would be taken for other metrics; choose another.")
-        if not isinstance(value, ConfigDict):
-            raise UsageError(f"config.data.eval.{label}: expected a section like config.data.train, given {value!r}.")
-    return ["config.data.train", *(f"config.data.eval.{label}" for label in labels)]
-
-
-def _section(config: ConfigDict, path: str, create: bool = True) -> ConfigDict:
-    """The section at a path; added where it is missing, for a section may have defaults only."""
-    values = config
-    for name in path.split(".")[1:]:
-        if values.get(name) is None and create:
-            values[name] = ConfigDict(type_safe=False)
-        values = values.get(name)
-        if not isinstance(values, ConfigDict):
-            raise UsageError(f"{path}: expected a section with keys, given {values!r}.")
-    return values
-
-
-def _check_names(values: ConfigDict, path: str, valid: tuple[str, ...]) -> None:
-    for name in values:
-        if name not in valid:
-            close = nearest(name, valid)
-            hint = f"did you mean {close!r}? " if close else ""
-            raise UsageError(f"{path}.{name}: unknown key; {hint}Valid: {', '.join(valid)}.")
-
-
-def complete(config: ConfigDict) -> ConfigDict:
-    """A copy of the config with every key it may have, checked: defaults filled in from the signatures.
-
-    Raises:
-        UsageError: an unknown section, key or name, a missing key, a value of the wrong type; says where.
-    """
-    config = thaw(freeze(config))
-    for section in list(sections(config)):
-        own = {"name"} if "name" in section.values and "name" not in section.keys else set()
-        skipped = own | (set(TOP_LEVEL) if section.path == "config" else set())
-        given = {key: freeze(value) for key, value in section.values.items() if key not in skipped}
-        schema.check_keys(section.keys, given, section.path)
-        for key, description in section.keys.items():
-            if key not in section.values:
-                section.values[key] = thaw(description.default)
-    optimizers.check(freeze(config.optimizer))
-    for name, settings in PLAIN_SECTIONS.items():
-        settings(**freeze(config[name]))  # checks ranges
-    return config
+from vision.train.settings import TrainSettings
+from vision.weights import initial
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,17 +79,20 @@ class Experiment:
 
     def settings(self, name: str) -> Any:
         """The section of that name ("train", "evaluate", "checkpoint", "log") as its dataclass."""
-        return PLAIN_SECTIONS[name](**freeze(self.config[name]))
+        return sections.PLAIN_SECTIONS[name](**freeze(self.config[name]))
 
     def times(self) -> Times:
         """When the loop logs, evaluates and saves, in steps."""
-        every = {name: self.clock.steps(self.config[name].every, f"config.{name}.every") for name in EVERY}
+        every = {name: self.clock.steps(self.config[name].every, f"config.{name}.every") for name in sections.EVERY}
         return Times(self.clock.total_steps, every["log"], every["evaluate"], every["checkpoint"])
 
     def variables(self) -> dict[str, Any]:
-        """Freshly initialised variables; a function of the seed only."""
+        """The variables to start from: those of `config.init`, or fresh ones that depend on the seed only."""
         shape, others = model_inputs(self.network, self.train_data.element_spec)
-        return models.initialize(self.network.model, jax.random.key(self.config.seed), shape, **others)
+        key = jax.random.key(self.config.seed)
+        if self.config.init.weights:
+            return initial.load(self.network.model, shape, key, **freeze(self.config.init))
+        return models.initialize(self.network.model, key, shape, **others)
 
     def step_options(self) -> step.StepOptions:
         """Accumulation, moving average and penalties."""
@@ -238,13 +115,13 @@ def build(config: ConfigDict) -> Experiment:
     Raises:
         UsageError: whatever is wrong with the config or the data, before any work starts.
     """
-    config = complete(config)
+    config = sections.complete(config)
     mesh = parallel.make_mesh()
-    for path in data_paths(config):
+    for path in sections.data_paths(config):
         accumulate = config.optimizer.accumulate if path == "config.data.train" else 1
-        parallel.check_batch_size(_section(config, path).batch_size, mesh, path, accumulate)
+        parallel.check_batch_size(sections.values_at(config, path).batch_size, mesh, path, accumulate)
 
-    pipelines = {path: open_pipeline(config, path) for path in data_paths(config)}
+    pipelines = {path: open_pipeline(config, path) for path in sections.data_paths(config)}
     train_data = pipelines["config.data.train"]
     num_classes = _num_classes(config, train_data) if _uses_classes(config) else None
     reports = {path: data.check(pipeline.source, num_classes, path) for path, pipeline in pipelines.items()}
@@ -259,8 +136,13 @@ def build(config: ConfigDict) -> Experiment:
     network = wire(config, describe(config, pipelines, num_classes))
     image_shape, others = model_inputs(network, train_data.element_spec)
     shapes = models.variable_shapes(network.model, image_shape, **others)
-    optimizer = optimizers.create(**freeze(config.optimizer), params=shapes["params"], clock=clock)
-    eval_data = {path.removeprefix("config.data.eval."): pipelines[path] for path in data_paths(config)[1:]}
+    layers = None
+    if config.optimizer.layer_decay is not None:
+        layers = models.layer_numbers(network.model, image_shape, **others)
+    optimizer = optimizers.create(
+        **freeze(config.optimizer), params=shapes["params"], clock=clock, layer_numbers=layers
+    )
+    eval_data = {path.removeprefix("config.data.eval."): pipelines[path] for path in sections.data_paths(config)[1:]}
     wired = Experiment(
         config=config,
         network=network,
@@ -277,12 +159,21 @@ def build(config: ConfigDict) -> Experiment:
     return wired
 
 
-def open_pipeline(config: ConfigDict, path: str) -> data.Pipeline:
-    """The batches of a data section: "config.data.train" or "config.data.eval.LABEL"."""
+def open_pipeline(config: ConfigDict, path: str, in_order: bool = False) -> data.Pipeline:
+    """The batches of a data section.
+
+    Args:
+        config: complete.
+        path: "config.data.train" or "config.data.eval.LABEL".
+        in_order: one pass in the order of the data set and without chance, of the training split too.
+    """
+    values = freeze(sections.values_at(config, path))
+    if in_order:
+        values |= {"shuffle": False, "transforms": chain.deterministic_text(values["transforms"])}
     return data.create(
-        **freeze(_section(config, path)),
+        **values,
         seed=config.seed,
-        train=path == "config.data.train",
+        train=path == "config.data.train" and not in_order,
         host_index=jax.process_index(),
         host_count=jax.process_count(),
         where=path,
@@ -295,22 +186,43 @@ def describe(config: ConfigDict, pipelines: dict[str, data.Pipeline], num_classe
     # Predictions see images as the first evaluation split does; without one, as training does.
     shown_path = list(pipelines)[min(1, len(pipelines) - 1)]
     shown = pipelines[shown_path]
+    class_names = _class_names(config, train, num_classes)
     return {
         "image_shape": list(shown.element_spec["image"].shape[1:]),
         "num_classes": num_classes,
-        "class_names": list(train.source.class_names) or [str(i) for i in range(num_classes or 0)],
+        "class_names": list(class_names),
         "preprocess": preprocess.resolve(
             freeze(config.data.preprocess), train.source, config.data.train.transforms, "config.data.preprocess"
         ),
-        "transforms": chain.deterministic_text(_section(config, shown_path).transforms),
+        "transforms": chain.deterministic_text(sections.values_at(config, shown_path).transforms),
         "examples": {path.removeprefix("config.data."): len(p.source) for path, p in pipelines.items()},
     }
+
+
+def _class_names(config: ConfigDict, train: data.Pipeline, num_classes: int | None) -> tuple[str, ...]:
+    """Names of the classes: those of the weights, where their classifier is kept, or of the data, or numbers."""
+    names = train.source.class_names or tuple(str(i) for i in range(num_classes or 0))
+    if not config.init.weights or config.init.head != "keep" or config.init.prefix or not num_classes:
+        return names
+    known = sections.weights_record(config).class_names
+    if len(known) != num_classes or known == names:
+        return names
+    if Path(config.init.weights).is_dir():
+        raise UsageError(
+            f"config.init.head: the weights' classes are {', '.join(known[:5])}, ..., the data's "
+            f"{', '.join(names[:5])}, ...: a kept classifier would call them by wrong names; take head='new'."
+        )
+    return known
+
+
+def _takes_classes(function: Callable) -> bool:
+    return "num_classes" in schema.keys(function)
 
 
 def _uses_classes(config: ConfigDict) -> bool:
     """Whether the model or the task asks for the number of classes."""
     functions = (models.MODELS[config.model.name], tasks.TASKS[config.task.name])
-    return any("num_classes" in schema.keys(function) for function in functions)
+    return any(_takes_classes(function) for function in functions)
 
 
 def _num_classes(config: ConfigDict, train_data: data.Pipeline) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vision import models, tasks, weights
+from vision.data import preprocess
 from vision.errors import UsageError
 from vision.experiment import Network
 from vision.run import Run
@@ -46,13 +47,13 @@ def load(
         variables = weights.from_state_dict(model, tensors, source, image_size=record.size)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    method = "cubic" if record.interpolation == "bicubic" else "auto"
     description = {
         "image_shape": [*record.size, 3],
         "num_classes": len(names),
         "class_names": list(names),
-        "transforms": f"decode|resize_small({record.resize}, method='{method}')|central_crop({record.size})",
+        "transforms": record.transforms(),
     }
-    network = Network(model, tasks.create("classification", num_classes=len(names)), record, description)
+    task = tasks.create("classification", num_classes=len(names))
+    network = Network(model, task, preprocess.create(**record.section()), description)
     config = ConfigDict({"model": {"name": name}, "data": {"eval": {}}})
     return Run(Path(path), config, network, variables, 0)

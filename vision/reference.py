@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 import vision
-from vision import experiment, schema
+from vision import schema, sections
 from vision.config import freeze
 
 
@@ -18,9 +18,9 @@ def explain(config: ConfigDict, width: int = 110) -> str:
         config: as a config file gave it, overrides applied.
         width: columns.
     """
-    config = experiment.complete(config)
+    config = sections.complete(config)
     lines = []
-    for section in experiment.sections(config):
+    for section in sections.sections(config):
         file = Path(inspect.getsourcefile(schema.unwrap(section.function))).resolve()
         package = Path(vision.__file__).resolve().parent.parent
         name = section.values.get("name") if section.path != "config" else None

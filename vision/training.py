@@ -286,6 +286,7 @@ def header_rows(wired: Experiment, workdir: Path) -> list[tuple[str, str]]:
     hosts = f", {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     return [
         ("model", f"{config.model.name}, {models.count_parameters(wired.shapes['params']):,} parameters"),
+        *([("weights", _weights_text(config.init))] if config.init.weights else []),
         ("task", config.task.name),
         *((path.removeprefix("config."), str(report)) for path, report in wired.reports.items()),
         ("images", f"{shape}, {config.data.preprocess.name}"),
@@ -294,6 +295,13 @@ def header_rows(wired: Experiment, workdir: Path) -> list[tuple[str, str]]:
         ("devices", f"{wired.mesh.size} x {kinds}, {config.parallel}{hosts}"),
         ("folder", str(workdir)),
     ]
+
+
+def _weights_text(init: ConfigDict) -> str:
+    """ "runs/a (best), encoder; new head": where the first weights come from."""
+    which = f" ({init.checkpoint})" if Path(init.weights).is_dir() else ""
+    part = f", its {init.prefix}" if init.prefix else ""
+    return f"{init.weights}{which}{part}" + ("; new head" if init.head == "new" else "")
 
 
 def use_compilation_cache() -> None:

@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 
 from vision.config import LENGTHS, differences, load, to_json
 from vision.errors import UsageError
-from vision.experiment import Best, complete
+from vision.experiment import Best
+from vision.sections import complete
 from vision.train.writers import write_text
 
 # What a run may change when it goes on: how long, how often and how fast; not what is computed.

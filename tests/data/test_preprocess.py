@@ -60,7 +60,15 @@ def test_images_of_any_size_count_alike_and_a_constant_channel_is_kept():
 def test_constants_that_are_given_need_no_measuring():
     section = {"name": "standardize", "mean": MEAN, "std": list(STD)}
     source = Source("none", "train", ImageRecords([]))
-    assert preprocess.resolve(section, source, "") == {"name": "standardize", "mean": MEAN, "std": STD}
+    resolved = {"name": "standardize", "mean": MEAN, "std": STD, "channel_order": "RGB"}
+    assert preprocess.resolve(section, source, "") == resolved
+
+
+def test_blue_first():
+    image = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), np.uint8)
+    blue_first = preprocess.create("standardize", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channel_order="BGR")
+    expected = (image[..., ::-1] / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
+    np.testing.assert_allclose(blue_first(image), expected, rtol=1e-5, atol=1e-6)
     assert preprocess.resolve({"name": "normalize"}, source, "") == {"name": "normalize", "low": 0.0, "high": 1.0}
 
 

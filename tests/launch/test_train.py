@@ -6,7 +6,7 @@ import re
 import pytest
 
 from vision import config as configs
-from vision import experiment
+from vision import sections
 from vision.data.images import opencv
 
 EVALUATIONS = [6, 12, 18, 24]
@@ -69,7 +69,7 @@ def test_the_log_is_what_the_terminal_showed(folder, trained):
 
 def test_the_config_is_the_exact_one(folder):
     config = configs.load(f"{folder}/config.json")
-    assert configs.freeze(experiment.complete(config)) == configs.freeze(config)
+    assert configs.freeze(sections.complete(config)) == configs.freeze(config)
     assert config.model.hidden == (32,)
     assert config.optimizer.learning_rate == 2e-2
     assert (config.train.steps, config.train.epochs) == (24, None)
@@ -105,7 +105,7 @@ def test_help_prints_every_key_with_value_meaning_and_file(more):
     done = more["help"]
     assert done.code == 0, done.err
     config = configs.load(f"{configs.__file__.rpartition('/vision/')[0]}/configs/digits.py:resnet")
-    keys = dict(configs.flatten(experiment.complete(config))) | {"optimizer.learning_rate": 0.5}
+    keys = dict(configs.flatten(sections.complete(config))) | {"optimizer.learning_rate": 0.5}
     for key, value in keys.items():
         assert f"  --config.{key}={value!r}   [" in done.out
     assert "config.model   (vision/models/resnet.py)" in done.out

@@ -11,6 +11,7 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from vision import models, weights
+from vision.data import preprocess
 
 pytestmark = pytest.mark.network
 
@@ -37,7 +38,9 @@ def test_resnet50_of_2015_knows_a_palace(tmp_path):
     variables = weights.load(model, folder / "model.json")
     record = weights.preprocessing("keras", "resnet50")
     image = centre_crop(load_sample_image("china.jpg"), record)[None]  # a pavilion of the Summer Palace
-    probabilities = jax.nn.softmax(jax.jit(model.apply)(variables, record(image))["logits"])[0]
+    probabilities = jax.nn.softmax(
+        jax.jit(model.apply)(variables, preprocess.create(**record.section())(image))["logits"]
+    )[0]
     assert weights.imagenet_classes()[int(np.argmax(probabilities))] == "palace"
     assert np.max(probabilities) > 0.5
 

@@ -47,14 +47,22 @@ def center(images: jax.Array, *, mean: Constants = "train") -> jax.Array:
     return images.astype(jnp.float32) / 255 - _per_channel(mean, images, "mean")
 
 
-def standardize(images: jax.Array, *, mean: Constants = "train", std: Constants = "train") -> jax.Array:
+def standardize(
+    images: jax.Array,
+    *,
+    mean: Constants = "train",
+    std: Constants = "train",
+    channel_order: Literal["RGB", "BGR"] = "RGB",
+) -> jax.Array:
     """Scales 0..255 to 0..1, subtracts the mean and divides by the standard deviation.
 
     Args:
         images: (B, H, W, C) uint8.
-        mean: of each channel, 0..1; or "train" to measure it on the training split.
-        std: of each channel, 0..1; or "train" to measure it on the training split.
+        mean: of each channel, 0..1, in the order below; or "train" to measure it on the training split.
+        std: of each channel, 0..1, in the order below; or "train" to measure it on the training split.
+        channel_order: of what the network sees: "BGR" for weights that came through Caffe.
     """
+    images = images[..., ::-1] if channel_order == "BGR" else images
     centered = images.astype(jnp.float32) / 255 - _per_channel(mean, images, "mean")
     return centered / _per_channel(std, images, "std")
 
@@ -106,6 +114,8 @@ def resolve(
     _check_std(arguments, where)
     if "train" in arguments.values():
         measured = measure(source, transforms)
+        if arguments.get("channel_order") == "BGR":
+            measured = {key: values[::-1] for key, values in measured.items()}
         arguments = {key: measured[key] if value == "train" else value for key, value in arguments.items()}
     return {"name": section["name"], **arguments}
 

@@ -25,6 +25,7 @@ from vision.models import (
     vit,
 )
 from vision.models.autoencoder import Autoencoder
+from vision.models.depth import layer_numbers
 from vision.models.initialize import initialize, variable_shapes
 from vision.models.listing import list_models
 from vision.models.mlp import MLP, Linear
@@ -50,7 +51,16 @@ MODELS = {
 # Fields that hold factories of layers: the program passes them, a configuration cannot.
 INJECTED = ("conv", "norm")
 
-__all__ = ["INJECTED", "MODELS", "count_parameters", "create", "initialize", "list_models", "variable_shapes"]
+__all__ = [
+    "INJECTED",
+    "MODELS",
+    "count_parameters",
+    "create",
+    "initialize",
+    "layer_numbers",
+    "list_models",
+    "variable_shapes",
+]
 
 CHANCES = ("dropout", "attention_dropout", "drop_path")  # fields that are probabilities
 DTYPES = ("float32", "bfloat16", "float16")

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -165,6 +165,19 @@ def pool(x: jax.Array, layer: Pool) -> jax.Array:
     if layer.kind == "max":
         return max_pool(x, layer.window, layer.stride, layer.padding, layer.ceil_mode)
     return average_pool(x, layer.window, layer.stride, layer.padding, layer.count_include_pad)
+
+
+def scale_width(layer: Any, factor: float) -> Any:
+    """The same layer, or branches side by side, with `factor` times the channels, at least 8 of each."""
+    if isinstance(layer, Unit):
+        return layer._replace(width=max(round(layer.width * factor), min(layer.width, 8)))
+    if isinstance(layer, Pool) or factor == 1.0:
+        return layer
+    if isinstance(layer, Fork):
+        return Fork(tuple(scale_width(unit, factor) for unit in layer.units))
+    if isinstance(layer, Residual):
+        return layer._replace(branches=scale_width(layer.branches, factor))
+    return tuple(scale_width(part, factor) for part in layer)
 
 
 def stride_of(layer: Unit | Fork | Pool | Residual | tuple[Branch, ...]) -> int:

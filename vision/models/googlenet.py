@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from vision.errors import pick
 from vision.models import layers
-from vision.models.branches import Branch, Branches, ConvUnit, Pool, Unit
+from vision.models.branches import Branch, Branches, ConvUnit, Pool, Unit, scale_width
 from vision.models.dense_layers import check_image
 from vision.ops.normalization import local_response_norm
 from vision.ops.pooling import adaptive_average_pool, average_pool, max_pool
@@ -107,6 +107,7 @@ class GoogLeNet(nn.Module):
         naive: modules without reductions before the 3x3 and 5x5 convolutions and without a projection after the
             pooling (figure 2a), whose results grow from module to module.
         auxiliary: whether there are auxiliary classifiers; their logits are to count 0.3 each in the loss.
+        width: factor of the channels of all layers but the auxiliary classifiers', for small networks.
         small_images: 3x3 stem of stride 1 without poolings, for images of about 32 pixels; features then have strides
             1, 2, 4 instead of 2, 4, 8, 16, 32.
         dropout: chance of a pooled feature to be zeroed while training; the paper's is 0.4.
@@ -120,6 +121,7 @@ class GoogLeNet(nn.Module):
     form: Literal["paper", "torchvision"] = "torchvision"
     naive: bool = False
     auxiliary: bool = True
+    width: float = 1.0
     small_images: bool = False
     dropout: float = 0.2
     remat: bool = False
@@ -129,7 +131,7 @@ class GoogLeNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, Any]:
-        """image (B, H, W, C) -> features by stride, pooled (B, 1024), logits (B, num_classes).
+        """image (B, H, W, C) -> features by stride, pooled (B, 1024 x width), logits (B, num_classes).
 
         While training also `aux_logits`, a tuple of two (B, num_classes): after module 4a and after 4d.
         """
@@ -147,7 +149,8 @@ class GoogLeNet(nn.Module):
             if name in ("3a", "4a", "5a") and not (name == "3a" and self.small_images):
                 x = _halve(x, window=form.last_window if name == "5a" else 3)
                 stride *= 2
-            x = block(_module(widths, form.wide_kernel, self.naive), conv, norm, name=f"inception_{name}")(x, train)
+            module = scale_width(_module(widths, form.wide_kernel, self.naive), self.width)
+            x = block(module, conv, norm, name=f"inception_{name}")(x, train)
             features[stride] = x
             if name in TAPPED:
                 tapped.append(x)
@@ -173,12 +176,13 @@ class GoogLeNet(nn.Module):
         respond = _respond if form.response_norm else lambda x: x
         stride = 1 if self.small_images else 2
         first = Unit(64, 3) if self.small_images else Unit(64, 7, 2)
+        first, second, third = (scale_width(unit, self.width) for unit in (first, Unit(64, 1), Unit(192, 3)))
         x = ConvUnit(first, conv, norm, name="conv_1")(x, train)
         features = {stride: x}
         if not self.small_images:
             x, stride = _halve(x), 4
-        x = ConvUnit(Unit(64, 1), conv, norm, name="conv_2")(respond(x), train)
-        x = ConvUnit(Unit(192, 3), conv, norm, name="conv_3")(x, train)
+        x = ConvUnit(second, conv, norm, name="conv_2")(respond(x), train)
+        x = ConvUnit(third, conv, norm, name="conv_3")(x, train)
         features[stride] = x
         return respond(x), features
 

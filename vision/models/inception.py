@@ -23,6 +23,7 @@ from vision.models.branches import (
     ResidualBranches,
     Unit,
     pool,
+    scale_width,
     stride_of,
 )
 from vision.models.dense_layers import check_image
@@ -219,6 +220,7 @@ class Inception(nn.Module):
         variant: "v3", "v4" or "resnet_v2".
         auxiliary: whether there is an auxiliary classifier, whose logits are in the outputs while training; it needs
             images of 299 pixels or more to train. Its logits are to count 0.4 in the loss.
+        width: factor of the channels of all layers, for small networks.
         small_images: a stem of stride 1 with padding, for images of about 32 pixels; features then have strides 1, 2,
             4 instead of 2, 4, 8, 16, 32.
         dropout: chance of a pooled feature to be zeroed while training; the papers' is 0.2.
@@ -233,6 +235,7 @@ class Inception(nn.Module):
     num_classes: int | None = 1000
     variant: Literal["v3", "v4", "resnet_v2"] = "v3"
     auxiliary: bool = False
+    width: float = 1.0
     small_images: bool = False
     dropout: float = 0.2
     drop_path: float = 0.0
@@ -276,8 +279,9 @@ class Inception(nn.Module):
         return {**outputs, **layers.classifier(dropped, self.num_classes)}
 
     def layout(self) -> Layout:
-        """The variant's layers, with a stem of stride 1 for small images."""
+        """The variant's layers, scaled in width, with a stem of stride 1 for small images."""
         layout = pick(LAYOUTS, "variant", self.variant, "inception.variant")
+        layout = tuple((name, scale_width(layer, self.width)) for name, layer in layout)
         if not self.small_images:
             return layout
         end = [name for name, _ in layout].index("mixed_5b")

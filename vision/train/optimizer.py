@@ -25,7 +25,7 @@ from vision.train.parameters import is_kernel, map_with_path, match, parameter_p
 from vision.train.update_rules import INJECTED as UPDATE_RULE_INJECTED
 from vision.train.update_rules import OPTIMIZERS
 
-INJECTED = ("name", "params", "clock", "where")
+INJECTED = ("name", "params", "clock", "where", "layer_numbers")
 
 
 class Optimizer(NamedTuple):
@@ -35,11 +35,13 @@ class Optimizer(NamedTuple):
         transform: `init(params)`; `update(gradients, state, params, value=loss)`, whether or not it needs the loss.
         schedule: step -> learning rate, before the factor of `reduce_on_plateau` (see `current_learning_rate`).
         description: one line for people.
+        frozen: paths of the parameters that stay as they are.
     """
 
     transform: optax.GradientTransformationExtraArgs
     schedule: optax.Schedule
     description: str
+    frozen: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Rule:
     Attributes:
         lr: multiplier of the learning rate.
         decay: multiplier of `weight_decay`; None: 1 for kernels, 0 for all else (biases, norm scales, embeddings).
-        freeze: leave the parameters as they are.
+        freeze: leave the parameters as they are; a batch norm then normalises with its stored statistics.
     """
 
     lr: float = 1.0
@@ -73,6 +75,8 @@ def create(
     l1: float = 0.0,
     l2: float = 0.0,
     rules: tuple | list = (),
+    layer_decay: float | None = None,
+    layer_numbers: Mapping[str, int] | None = None,
     **arguments: Any,
 ) -> Optimizer:
     """The optimiser of a config section: `create(**config.optimizer, params=..., clock=...)`.
@@ -96,6 +100,10 @@ def create(
         l2: weight of half the sum of w^2 over kernels in the loss; unlike weight_decay, it goes through the optimiser.
         rules: ((regular expression, options), ...). Each parameter follows the first expression that matches its whole
             path, "stage_1/block_1/conv_1/kernel"; options are lr and decay, multipliers, and freeze=True.
+        layer_decay: factor of the learning rate from each layer of the network to the one before it, for fine-tuning:
+            with 0.75 the last layer, the head, learns at the full rate, the one before at 0.75 of it, and so on; None
+            for one rate. Multiplies with the rules' `lr`.
+        layer_numbers: path -> number of the layer that the parameter is in, from 0; needed for `layer_decay`.
         arguments: of the optimiser itself: momentum, b1, eps, ...
 
     Raises:
@@ -103,8 +111,13 @@ def create(
     """
     shared = {"learning_rate": learning_rate, "schedule": schedule, "warmup": warmup, "weight_decay": weight_decay}
     shared |= {"clip_norm": clip_norm, "accumulate": accumulate, "ema": ema, "l1": l1, "l2": l2, "rules": rules}
-    check({"name": name, **shared, **arguments}, where)
+    check({"name": name, "layer_decay": layer_decay, **shared, **arguments}, where)
     policy = policies(rules, params, f"{where}.rules")
+    frozen = frozenset(path for path, rule in policy.items() if rule.freeze)
+    multipliers = {path: rule.lr for path, rule in policy.items()}
+    if layer_decay is not None:
+        last = max(layer_numbers.values())
+        multipliers = {path: lr * layer_decay ** (last - layer_numbers[path]) for path, lr in multipliers.items()}
     rate = schedules.create(schedule, learning_rate=learning_rate, warmup=warmup, clock=clock, where=where)
 
     def add_decay(path, update, weight):
@@ -114,23 +127,24 @@ def create(
     steps = [OPTIMIZERS[name](decay, **arguments)]
     if clip_norm is not None:
         steps.insert(0, optax.clip_by_global_norm(clip_norm))
-    if any(rule.lr != 1.0 for rule in policy.values()):
-        steps.append(_per_path(lambda path, update: policy[path].lr * update))
+    if any(multiplier != 1.0 for multiplier in multipliers.values()):
+        steps.append(_per_path(lambda path, update: multipliers[path] * update))
     plateau = schedules.plateau(schedule, clock, where)
     if plateau is not None:
         steps.append(plateau)
     steps.append(optax.scale_by_learning_rate(rate))
     transform = optax.chain(*steps)
 
-    if any(rule.freeze for rule in policy.values()):
+    if frozen:
         transform = optax.partition(
             {"train": transform, "freeze": optax.set_to_zero()},
-            partial(map_with_path, lambda path, _: "freeze" if policy[path].freeze else "train"),
+            partial(map_with_path, lambda path, _: "freeze" if path in frozen else "train"),
         )
     text = f"{name}, learning rate {learning_rate:g} ({schedules.check(schedule)[0]}"
     text += f", warm-up {clock.steps(warmup)} steps)" if warmup else ")"
+    text += f"; x {layer_decay:g} from layer to layer, {last + 1} layers" if layer_decay is not None else ""
     text += f"; {_describe(policy, params, weight_decay)}"
-    return Optimizer(optax.with_extra_args_support(transform), rate, text)
+    return Optimizer(optax.with_extra_args_support(transform), rate, text, frozen)
 
 
 def current_learning_rate(optimizer: Optimizer, step: Any, opt_state: optax.OptState) -> jax.Array:
@@ -178,6 +192,7 @@ _RANGES: list[tuple[str, Callable[[float], bool], str]] = [
     ("clip_norm", lambda value: value > 0, "above 0, or None"),
     ("accumulate", lambda value: value >= 1, "1 or above"),
     ("ema", lambda value: 0 < value < 1, "between 0 and 1, or None"),
+    ("layer_decay", lambda value: 0 < value <= 1, "above 0 and at most 1, or None"),
 ]
 
 

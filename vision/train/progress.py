@@ -72,7 +72,7 @@ class Progress:
         if self._console.is_terminal and now - self._drawn >= _REDRAW_SECONDS:
             self._drawn = now
             self._console.status(self.bar(now))
-        if now - self._logged >= self._every:
+        if now - self._logged >= self._every and step < self._total:  # the last step's line is `close`'s
             self._logged = now
             self._plain(now)
 

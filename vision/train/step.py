@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from vision.train.freezing import stop_gradients, stored_statistics
 from vision.train.optimizer import Optimizer, current_learning_rate
 from vision.train.parameters import is_kernel, parameter_paths
 from vision.train.state import TrainState
@@ -59,7 +60,9 @@ def make_train_step(
         return tree if axis_name is None else jax.lax.psum(tree, axis_name)
 
     def loss_and_aux(params, model_state, batch, rng):
-        outputs, new_state = apply_model(model, task, preprocess, {"params": params, **model_state}, batch, rng)
+        variables = {"params": stop_gradients(params, optimizer.frozen), **model_state}
+        with stored_statistics(optimizer.frozen):
+            outputs, new_state = apply_model(model, task, preprocess, variables, batch, rng)
         terms = task.loss(outputs, batch)
         monitored = task.monitor(outputs, batch)
         counts = {name: jnp.maximum(add_up(jax.lax.stop_gradient(term.count)), 1e-12) for name, term in terms.items()}

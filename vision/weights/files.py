@@ -25,6 +25,7 @@ def load(
     source: str | None = None,
     *,
     checkpoint: str | int = "best",
+    prefix: str = "",
     **options: Any,
 ) -> dict[str, Any]:
     """A network's variables from a file of another project, or from one of our own run folders.
@@ -35,6 +36,7 @@ def load(
             `.h5`; TensorFlow.js's `model.json`; a pickled dict of NumPy arrays; or a run folder.
         source: whose names these are, in `RULES`; None finds out from the names.
         checkpoint: of a run folder: "best" (the last one where it has no best), "last" or a step.
+        prefix: take only what lies under this path, without it: "encoder" of an autoencoder's weights.
         **options: of `from_state_dict`: image_size, head, allow_missing, ...
 
     Returns:
@@ -45,7 +47,8 @@ def load(
     """
     path = Path(path)
     try:
-        tensors = read_run(path, checkpoint) if path.is_dir() else read(path)
+        tensors = read_run(path, checkpoint)[0] if path.is_dir() else read(path)
+        tensors = below(tensors, prefix) if prefix else tensors
         return from_state_dict(model, tensors, source or detect(model, tensors), **options)
     except UsageError as error:
         message = str(error)
@@ -86,8 +89,10 @@ def read(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return _without_wrapper(reader(path))
 
 
-def read_run(workdir: Path, checkpoint: str | int = "best") -> dict[str, np.ndarray]:
-    """The variables of one of our run folders by path, "params/head/kernel"; of the moving average where there is one.
+def read_run(workdir: Path, checkpoint: str | int = "best") -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The variables of one of our run folders, and what its checkpoint says besides: its config and data.
+
+    The variables are by path, "params/head/kernel", and of the moving average where there is one.
 
     Raises:
         UsageError: not a run folder, or no checkpoint (of that step) in it.
@@ -98,10 +103,29 @@ def read_run(workdir: Path, checkpoint: str | int = "best") -> dict[str, np.ndar
         raise UsageError(f"{workdir}: not a run folder, for it has no checkpoints.")
     with Checkpoints(workdir / "checkpoints", read_only=True) as saved:
         no_best = checkpoint == "best" and saved.best_step() is None
-        weights, _, _ = saved.restore_weights("last" if no_best else checkpoint)
+        weights, extras, _ = saved.restore_weights("last" if no_best else checkpoint)
     source = weights["ema"] if weights.get("ema") is not None else weights
     params = unstack_blocks(source["params"]) if "blocks" in source["params"] else source["params"]
-    return flatten_dict({"params": params, **source["model_state"]}, sep="/")
+    return flatten_dict({"params": params, **source["model_state"]}, sep="/"), extras
+
+
+def below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The tensors under a path, without it: "params/encoder/x" becomes "params/x", another project's "encoder.x" "x".
+
+    Raises:
+        UsageError: there are none.
+    """
+    found, parts = {}, set()
+    for name, value in tensors.items():
+        collection, ours, rest = name.partition("/")
+        if ours and rest.startswith(f"{prefix}/"):
+            found[f"{collection}/{rest.removeprefix(f'{prefix}/')}"] = value
+        elif name.startswith(f"{prefix}."):
+            found[name.removeprefix(f"{prefix}.")] = value
+        parts.add(rest.partition("/")[0] if ours else name.partition(".")[0])
+    if not found:
+        raise UsageError(f"prefix: nothing lies under {prefix!r}; there is {', '.join(sorted(parts)[:20])}.")
+    return found
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:

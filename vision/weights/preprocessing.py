@@ -32,13 +32,17 @@ class Preprocessing(NamedTuple):
     std: tuple[float, ...] = IMAGENET_STD
     channel_order: Literal["RGB", "BGR"] = "RGB"
 
-    def __call__(self, images: Any) -> Any:
-        """(B, height, width, 3) values 0..255 in the order RGB, already of the right size -> the network's input."""
-        import jax.numpy as jnp
+    def section(self) -> dict[str, Any]:
+        """The `config.data.preprocess` that does this to the pixels."""
+        order = self.channel_order
+        return {"name": "standardize", "mean": self.mean, "std": self.std, "channel_order": order}
 
-        images = jnp.asarray(images, jnp.float32) / 255
-        ordered = images[..., ::-1] if self.channel_order == "BGR" else images
-        return (ordered - jnp.array(self.mean)) / jnp.array(self.std)
+    def transforms(self, train: bool = False) -> str:
+        """The chain of transforms that gives images of this size: the centre crop, or for training a random one."""
+        method = "cubic" if self.interpolation == "bicubic" else "auto"
+        if train:
+            return f"decode|random_resized_crop({self.size}, method={method!r})|flip"
+        return f"decode|resize_small({self.resize}, method={method!r})|central_crop({self.size})"
 
 
 _HALF = Preprocessing(mean=HALF, std=HALF)
