@@ -4,9 +4,9 @@
     python -m launch.train --config=configs/cifar10.py:resnet
 
 Aimed at (published errors in per cent, not measured here): resnet20 8.75, resnet56 6.97, resnet110 6.43 (He et al.
-2016, table 6), densenet 4.51 (Huang et al. 2017, table 2: DenseNet-BC-100-12), wide_resnet 4.00 (Zagoruyko and Komodakis
-2016, table 5), resnet about 5 (ResNet-18 with this stem in common re-implementations). The others have no published
-result in this form. Cost: resnet 0.56 GMACs an image forward; 200 epochs of 50,000 images are about 1.7e16
+2016, table 6), densenet 4.51 (Huang et al. 2017, table 2: DenseNet-BC-100-12), wide_resnet 4.00 (Zagoruyko and
+Komodakis 2016, table 5), resnet about 5 (ResNet-18 with this stem in common re-implementations). The others have no
+published result in this form. Cost: resnet 0.56 GMACs an image forward; 200 epochs of 50,000 images are about 1.7e16
 multiply-adds: under an hour on one current GPU. resnet20 has 0.04, densenet 0.29, wide_resnet 5.2 GMACs.
 """
 

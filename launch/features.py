@@ -28,6 +28,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
     from vision.explain import probe
     from vision.sections import data_paths
     from vision.train.progress import table
+    from vision.train.writers import Console
     from vision.training import use_compilation_cache
 
     if arguments:
@@ -56,7 +57,9 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
         for name in PROBE.value:
             fitted = probe.fit(name, found["train"]["features"], found["train"]["label"])
             rows.append((name, *(float(fitted.score(p["features"], p["label"])) for p in found.values())))
-        print(f"\nAccuracy of a classifier trained on the features of train\n{table(rows, ('probe', *found))}")
+        console = Console()
+        console.print("\nAccuracy of a classifier trained on the features of train\n")
+        console.print(table(rows, ("probe", *found)))
 
 
 def open_run(overrides: dict[str, str]):

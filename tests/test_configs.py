@@ -1,12 +1,16 @@
 """Every shipped config runs: wired in full, and one step on fake data of the right shapes, evaluated and saved."""
 
+import functools
 import importlib
+import os
+import tempfile
 from pathlib import Path
 
+import jax
 import pytest
 
 from vision import config as configs
-from vision import experiment
+from vision import experiment, models, weights
 from vision.train.writers import Console
 from vision.training import fit
 
@@ -42,14 +46,30 @@ SHIPPED = shipped()
 
 def with_fake_data(config):
     """The config on random images of its own data set's kind, in small batches, for one step."""
-    images = {"digits": "fake:8x8x1:10:8", "cifar10": "fake:32x32x3:10:8", "imagenet2012": "fake:300x260x3:1000:8"}
+    images = {
+        "digits": "fake:8x8x1:10:8",
+        "cifar10": "fake:32x32x3:10:8",
+        "imagenet2012": "fake:300x260x3:1000:8",
+        "folder:photos": "fake:300x260x3:5:8",
+    }
     for section in (config.data.train, *config.data.eval.values()):
         section.name = images[section.name]
         section.split = "train"
         section.batch_size = 2
     config.train = {"steps": 1}
     config.optimizer.warmup = 0
+    if config.get("init") and config.init.weights.endswith(".safetensors"):
+        config.init.weights = published_weights(config.model.name)
     return config
+
+
+@functools.cache
+def published_weights(name):
+    """A file like the published ones of that network, with other numbers."""
+    model = models.create(name, 1000)
+    path = Path(tempfile.mkdtemp(dir=os.environ["VISION_TESTS_FOLDER"])) / f"{name}.safetensors"
+    weights.save(path, model, models.initialize(model, jax.random.key(0), (224, 224, 3)))
+    return str(path)
 
 
 @pytest.mark.parametrize("path", SHIPPED)
@@ -58,7 +78,7 @@ def test_wired(path):
     config = configs.load(path)
     transforms = config.data.train.transforms
     wired = experiment.build(with_fake_data(config))
-    assert wired.config.data.train.transforms == transforms
+    assert wired.config.data.train.transforms == transforms or transforms == "weights"
     assert wired.clock.total_steps >= 1
     assert (
         __doc__
@@ -66,7 +86,7 @@ def test_wired(path):
     )
 
 
-SMALL = [path for path in SHIPPED if "imagenet" not in path]
+SMALL = [path for path in SHIPPED if "imagenet" not in path and "transfer" not in path]
 
 
 @pytest.mark.slow
@@ -80,7 +100,7 @@ def test_one_step(path, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in SHIPPED if path not in SMALL])
-def test_one_step_of_imagenet(path, tmp_path):
+def test_one_step_of_large_images(path, tmp_path):
     """Float32: bfloat16 is emulated on CPU, and takes minutes."""
     config = with_fake_data(configs.load(path))
     configs.override(config, {"model.dtype": "float32"})

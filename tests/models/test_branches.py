@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+from vision import models
 from vision.models import layers
-from vision.models.branches import Branches, Fork, Pool, Residual, ResidualBranches, Unit, stride_of
+from vision.models.branches import Branches, Fork, Pool, Residual, ResidualBranches, Unit, scale_width, stride_of
 
 CONV = functools.partial(layers.Conv, dtype="float32")
 BRANCHES = (
@@ -91,3 +92,23 @@ def test_dropped_residuals_are_their_input():
     y, _ = module.apply(variables, x, True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(2)})
     same = np.all(np.asarray(y == x), axis=(1, 2, 3))
     assert 16 < same.sum() < 48  # half of 64, give or take four standard deviations
+
+
+def test_scaled_width_keeps_the_shape_of_a_table():
+    block = Residual(((Unit(64),), (Unit(32, 3), Fork((Unit(16, (1, 3)), Unit(16, (3, 1)))), Pool("max"))), scale=0.1)
+    half = scale_width(block, 0.5)
+    assert half == Residual(
+        ((Unit(32),), (Unit(16, 3), Fork((Unit(8, (1, 3)), Unit(8, (3, 1)))), Pool("max"))), scale=0.1
+    )
+    assert scale_width(block, 1.0) == block
+    assert scale_width(Unit(20), 0.01).width == 8 and scale_width(Unit(4), 0.01).width == 4
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3", "inception_v4", "inception_resnet_v2"])
+def test_a_quarter_of_the_width_has_about_a_sixteenth_of_the_parameters(name):
+    options = dict(small_images=True) | (dict(auxiliary=False) if name in ("googlenet", "inception_v3") else {})
+    full, narrow = (
+        models.count_parameters(models.variable_shapes(models.create(name, None, width=w, **options), (32, 32, 3)))
+        for w in (1.0, 0.25)
+    )
+    assert 1 / 17 < narrow / full < 1 / 14

@@ -1,0 +1,49 @@
+"""`python -m launch.features`: the file it writes, and what the probes say."""
+
+import numpy as np
+import pytest
+
+import vision
+from vision.data import digits
+
+
+@pytest.fixture(scope="module")
+def written(launcher, trained):
+    assert trained.code == 0, trained.err
+    probes = ("--probe=logistic", "--probe=knn")
+    return launcher.run("features", "--workdir=runs/digits-mlp", "--out=out/digits.npz", "--output=logits", *probes)
+
+
+def test_features_are_those_of_the_network_in_the_order_of_the_data(launcher, written):
+    assert written.code == 0, written.err
+    images, labels = digits.load()
+    test = digits.test_indices(labels)
+    run = vision.load(launcher.folder / "runs" / "digits-mlp")
+    with np.load(launcher.folder / "out" / "digits.npz") as file:
+        assert file["train_features"].shape == (1437, 10)
+        assert file["test_features"].shape == (360, 10)
+        np.testing.assert_array_equal(file["test_label"], labels[test])
+        np.testing.assert_array_equal(file["test_index"], np.arange(360))
+        expected = run.model.apply(run.variables, run.network.preprocess(images[test]), train=False)["logits"]
+        np.testing.assert_allclose(file["test_features"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_probes_learn_from_them(written):
+    rows = {line.split()[0]: line.split()[1:] for line in written.out.splitlines() if line.startswith("  ")}
+    assert rows["probe"] == ["train", "test"]
+    assert float(rows["logistic"][1]) > 0.8 and float(rows["knn"][1]) > 0.8
+
+
+def test_errors(launcher, trained):
+    run = "--workdir=runs/digits-mlp"
+    arguments = [
+        ([run, "--probe=forest"], "--probe: unknown probe 'forest'"),
+        ([run, "--output=pooling"], "--output: unknown output of the network 'pooling'; did you mean 'pooled'?"),
+        ([run, "--out=features.csv"], "features are written as .npz"),
+        ([run, "--config=configs/digits.py"], "give one of the two"),
+        (["--config=configs/digits.py"], "config.init.weights is not set"),
+        ([run, "--config.seed=1"], "a run has the config it was trained with"),
+        ([], "--workdir is missing"),
+    ]
+    for done, (_, message) in zip(launcher.run_many("features", [a for a, _ in arguments]), arguments, strict=True):
+        assert done.code == 1 and message in done.err and "Traceback" not in done.err
