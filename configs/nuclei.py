@@ -1,0 +1,51 @@
+"""A U-Net on real micrographs of cell nuclei (2018 Data Science Bowl): each pixel is nucleus or background.
+
+    python -m launch.train --config=configs/nuclei.py
+
+The data are a folder of pairs, NNN_image.png and NNN_instances.png (a number for each nucleus), with the splits in
+index.csv: 160 images of 256x256 or 320x256 pixels to train on, 60 to test; put it at ../shared/data/nuclei or say where
+with --config.data.train.name=pairs:PATH --config.data.eval.test.name=pairs:PATH. The test images keep their size and are
+padded to one of two, so that two programs are compiled.
+
+MEASURED
+"""
+
+from ml_collections import ConfigDict
+
+DATA = "pairs:../shared/data/nuclei"
+SOURCE = dict(
+    images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus")
+)
+AUGMENT = (
+    "|scale_jitter(0.8, 1.25)|rotate(45)|random_crop(160, pad_smaller=True)|flip|flip(direction='vertical')"
+    "|brightness(0.3)|contrast(0.3)|saturation(0.5)"
+)
+
+
+def get_config():
+    """The recipe."""
+    config = ConfigDict()
+    config.seed = 0
+    config.model = dict(name="unet", width=12, depth=4)
+    config.task = dict(name="segmentation", dice=0.5)
+    config.data = dict(
+        preprocess=dict(name="standardize"),
+        train=dict(name=DATA, source=SOURCE, split="train", batch_size=16, transforms=f"decode{AUGMENT}"),
+        eval=dict(
+            test=dict(
+                name=DATA,
+                source=SOURCE,
+                split="test",
+                batch_size=10,
+                transforms="decode|pad_to(((256, 256), (256, 320)))",
+            )
+        ),
+    )
+    config.optimizer = dict(
+        name="adamw", learning_rate=2e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.99
+    )
+    config.train = dict(epochs=50)
+    config.evaluate = dict(every="20%")
+    config.checkpoint = dict(every="20%", keep=1, best="test/foreground_iou")
+    config.log = dict(every="10 steps")
+    return config

@@ -1,0 +1,77 @@
+"""FCN on Pascal VOC 2012 (Long et al. 2015): VGG-16's published weights, then dense prediction of 21 classes.
+
+    python -m launch.train --config=configs/voc_fcn.py:fcn8s
+
+Wants VOCdevkit/VOC2012 as it is published (JPEGImages, SegmentationClass, ImageSets/Segmentation) and torchvision's
+VGG-16 weights at vgg16.safetensors, or --config.init.weights=FILE. The argument is one of fcn32s, fcn16s, fcn8s,
+fcn_resnet50, deeplabv3_resnet50.
+
+Aimed at (published, not measured here), mean IoU on VOC's validation images: fcn32s 63.6, fcn16s 65.0, fcn8s 65.5 (the
+authors' released models on seg11valid, trained with SBD's extra annotations; the paper has 59.4, 62.4 and 62.7),
+fcn_resnet50 67.1 (mmsegmentation, VOC 2012 augmented). With VOC's own 1,464 training images alone expect some points less.
+Cost: fcn8s 111 GMACs an image of 512x512 forward; 60 epochs are 88,000 images: about six hours on one V100.
+"""
+
+from ml_collections import ConfigDict
+
+from vision.errors import pick
+
+# Model, weights to start from, and names of theirs or ours that have no counterpart.
+RECIPES = {
+    "fcn32s": dict(model=dict(name="fcn32s"), weights="vgg16.safetensors"),
+    "fcn16s": dict(model=dict(name="fcn16s", learned="skips"), weights="vgg16.safetensors"),
+    "fcn8s": dict(model=dict(name="fcn8s", learned="skips"), weights="vgg16.safetensors"),
+    "fcn_resnet50": dict(model=dict(name="fcn_resnet50"), weights=None),
+    "deeplabv3_resnet50": dict(model=dict(name="deeplabv3_resnet50"), weights=None),
+}
+VOC = dict(
+    images="JPEGImages/*.jpg",
+    masks="SegmentationClass/*.png",
+    lists="ImageSets/Segmentation/{split}.txt",
+    mask="palette",
+    classes=(
+        "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
+        "pottedplant sheep sofa train tvmonitor"
+    ).split(),
+)
+
+
+def get_config(recipe: str = "fcn8s"):
+    """One recipe.
+
+    Args:
+        recipe: a key of `RECIPES`.
+    """
+    chosen = pick(RECIPES, "recipe", recipe, "configs/voc_fcn.py")
+    data = dict(name="pairs:VOCdevkit/VOC2012", source=dict(VOC, classes=tuple(VOC["classes"])))
+    config = ConfigDict()
+    config.seed = 0
+    config.model = dict(chosen["model"], dtype="bfloat16")
+    if chosen["weights"]:
+        config.init = dict(weights=chosen["weights"], head="new", allow_missing=(r"params/(score|upsample)_.*",))
+    config.task = dict(name="segmentation")
+    config.data = dict(
+        preprocess=dict(name="standardize", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        train=dict(
+            **data,
+            split="train",
+            batch_size=16,
+            transforms="decode|scale_jitter(0.5, 2.0)|random_crop(512, pad_smaller=True)|flip",
+        ),
+        eval=dict(val=dict(**data, split="val", batch_size=8, transforms="decode|pad_to(((512, 512),))")),
+    )
+    config.optimizer = dict(
+        name="momentum",
+        momentum=0.9,
+        learning_rate=1e-2,
+        schedule=dict(name="polynomial", power=0.9),
+        warmup="2%",
+        weight_decay=0.0,
+        l2=5e-4,
+        clip_norm=10.0,
+    )
+    config.train = dict(epochs=60)
+    config.evaluate = dict(every="5 epochs")
+    config.checkpoint = dict(every="5 epochs", keep=1)
+    config.log = dict(every="20 steps")
+    return config
