@@ -266,13 +266,9 @@ def check_patches(image_size: tuple[int, int], patch: int, root_stride: int = 1)
     if all(side > 0 and -(-side // root_stride) % patch == 0 for side in image_size):
         return
     cell = patch * root_stride
-    smaller, larger = (
-        tuple(max(round_to(side / cell), 1) * cell for side in image_size) for round_to in (math.floor, math.ceil)
-    )
-    sizes = " or ".join(f"{height}x{width}" for height, width in dict.fromkeys((smaller, larger)))
     raise UsageError(
         f"vit: an image of {image_size[0]}x{image_size[1]} does not divide into patches of {cell}x{cell}; "
-        f"resize it to {sizes}, or choose a patch_size that divides its sides."
+        f"resize it to {layers.nearest_sizes(image_size, cell)}, or choose a patch_size that divides its sides."
     )
 
 
