@@ -97,25 +97,26 @@ def reconstructions(path: str | Path, results: Results, limit: int = 12) -> None
     truth = np.asarray(results.batch["target"], np.float32) / 255 if "target" in results.batch else given
     decoded, hidden = _decoded(results.predictions, truth)
     errors = _mean_squares(decoded, truth, hidden)
+    found = [f"error {error:.2g}" for error in errors]
     if "target" in results.batch:
-        noisy = _mean_squares(given, truth, hidden)
-        parts = [(given, _all_decibels("noisy", noisy)), (decoded, _all_decibels("restored", errors)), (truth, "clean")]
+        noisy, found = _decibels(_mean_squares(given, truth, hidden)), _decibels(errors)
+        parts = [(given, noisy, False), (decoded, found, True), (truth, ["clean"] * len(truth), False)]
         what, title = "noisy, restored and clean", "Denoised images"
     elif "masked" in results.predictions:
-        decoded = np.where(hidden, decoded, truth)
-        share = f"{1 - hidden.mean():.0%} seen"
-        parts = [(np.where(hidden, 0.5, given), share), (decoded, _all_errors(errors)), (truth, "original")]
+        seen = [f"{1 - share:.0%} seen" for share in hidden.mean(axis=(1, 2, 3))]
+        original = (truth, ["original"] * len(truth), False)
+        parts = [(np.where(hidden, 0.5, given), seen, False), (np.where(hidden, decoded, truth), found, True), original]
         what, title = "what was seen, hidden patches filled in, and the original", "Reconstructions"
     else:
-        parts = [(given, "input"), (decoded, _all_errors(errors))]
+        parts = [(given, ["input"] * len(given), False), (decoded, found, True)]
         what, title = "input and output", "Reconstructions"
     worst, typical = worst_then_typical(errors, limit)
     cells = []
     for index, color in [(index, VERMILION) for index in worst] + [(index, GREY) for index in typical]:
-        for images, caption in parts:
+        for images, captions, is_found in parts:
             image = np.round(255 * np.clip(np.nan_to_num(images[index]), 0, 1)).astype(np.uint8)
-            line = Line(caption, GREY) if isinstance(caption, str) else Line(caption[index], color, color == VERMILION)
-            cells.append(Cell(image, [line], color))
+            style = (color, color == VERMILION) if is_found else (GREY, False)
+            cells.append(Cell(image, [Line(captions[index], *style)], color))
     subtitle = f"{what} side by side; first the {len(worst)} worst of {len(errors):,}"
     if len(typical):
         subtitle += f", then {len(typical)} typical ones; mean squared error {errors.mean():.2g}"
@@ -138,12 +139,8 @@ def _mean_squares(decoded: np.ndarray, truth: np.ndarray, where: np.ndarray) -> 
     return np.square(np.clip(decoded, 0, 1) - truth).mean(axis=(1, 2, 3), where=where)
 
 
-def _all_errors(errors: np.ndarray) -> list[str]:
-    return [f"error {error:.2g}" for error in errors]
-
-
-def _all_decibels(name: str, errors: np.ndarray) -> list[str]:
-    return [f"{name} {decibels:.1f} dB" for decibels in -10 * np.log10(np.maximum(errors, 1e-10))]
+def _decibels(errors: np.ndarray) -> list[str]:
+    return [f"{decibels:.1f} dB" for decibels in -10 * np.log10(np.maximum(errors, 1e-10))]
 
 
 def worst_then_typical(errors: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
