@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from vision.explain.figure import DPI, FAINT, GREEN, GREY, INK, VERMILION, new_figure, shorten
@@ -127,11 +128,11 @@ def _decoded(predictions: Mapping[str, np.ndarray], truth: np.ndarray) -> tuple[
     """The reconstructions (N, H, W, C), and which pixels (N, H, W, 1) were hidden: all, where nothing says so."""
     if "masked" not in predictions:
         return np.asarray(predictions["reconstruction"], np.float32), np.ones((*truth.shape[:3], 1), bool)
-    masked = np.asarray(predictions["masked"])
+    masked = jnp.asarray(predictions["masked"])
     hidden = np.asarray(patches.spread(masked, *truth.shape[1:3])) > 0
     if "reconstruction" in predictions:
         return np.asarray(predictions["reconstruction"], np.float32), hidden
-    mean, deviation = (np.asarray(values) for values in patches.moments(truth, *masked.shape[1:]))
+    mean, deviation = (np.asarray(values) for values in patches.moments(jnp.asarray(truth), *masked.shape[1:]))
     return np.asarray(predictions["normalized_reconstruction"], np.float32) * deviation + mean, hidden
 
 

@@ -28,7 +28,7 @@ def reconstruction(
         raise UsageError("config.task.error: normalised targets are no probabilities; take 'squared' or 'absolute'.")
 
     def truth_of(batch: Batch) -> jax.Array:
-        return batch.get("target", batch["image"]).astype(jnp.float32) / 255.0
+        return jnp.asarray(batch.get("target", batch["image"]), jnp.float32) / 255.0
 
     def moments(outputs: Outputs, truth: jax.Array) -> tuple[jax.Array, jax.Array]:
         return patches.moments(truth, *outputs["masked"].shape[1:])
@@ -98,7 +98,7 @@ def _mean(values: jax.Array, outputs: Outputs) -> jax.Array:
     """(B, H, W, C) -> (B,): the mean over an image's pixels; of a masked autoencoder, over those it did not see."""
     if "masked" not in outputs:
         return jnp.mean(values, axis=(1, 2, 3))
-    hidden = patches.spread(outputs["masked"].astype(jnp.float32), *values.shape[1:3])
+    hidden = patches.spread(jnp.asarray(outputs["masked"], jnp.float32), *values.shape[1:3])
     count = jnp.maximum(jnp.sum(hidden, axis=(1, 2, 3)), 1.0)
     return jnp.sum(jnp.mean(values, axis=-1, keepdims=True) * hidden, axis=(1, 2, 3)) / count
 
