@@ -10,14 +10,14 @@ from ml_collections import ConfigDict
 from vision.errors import pick
 
 CONV = dict(name="conv_autoencoder", stage_sizes=(1, 1, 1), width=16, latent=8)
-MAE = dict(name="mae", patch_size=2, width=64, depth=4, heads=4, decoder_width=32, decoder_depth=2, decoder_heads=4)
+MAE = dict(name="mae", patch_size=2, width=48, depth=3, heads=4, decoder_width=32, decoder_depth=1, decoder_heads=4)
 
 # Model, learning rate, epochs, and what happens to an image behind its resizing.
 NETWORKS = {
     "dense": (dict(name="autoencoder", hidden=(128,), latent=16), 2e-3, 60, ""),
     "conv": (CONV, 3e-3, 30, ""),
     "denoising": (CONV | dict(latent=32), 3e-3, 30, "|keep_clean|noise(60)"),
-    "mae": (MAE, 2e-3, 60, ""),
+    "mae": (MAE, 3e-3, 30, ""),
 }
 
 
