@@ -14,15 +14,15 @@ from vision.errors import pick
 
 VIT = dict(patch_size=4, width=48, depth=3, heads=4, pool="average")
 CLASSIFIER = dict(name="vit", positions="sincos", **VIT)
-MAE = dict(name="mae", decoder_width=32, decoder_depth=1, decoder_heads=4, **VIT)
+MAE = dict(name="mae", mask_ratio=0.5, decoder_width=32, decoder_depth=1, decoder_heads=4, **VIT)
 CONV = dict(name="conv_autoencoder", stage_sizes=(1, 1, 1), width=16, latent=8)
 
 # Model, task, split to train on, examples in a batch, learning rate, epochs, and the run whose encoder is the start.
 NETWORKS = {
-    "mae": (MAE, "reconstruction", "train", 64, 2e-3, 66, None),
+    "mae": (MAE, "reconstruction", "train", 64, 3e-3, 67, None),
     "conv": (CONV, "reconstruction", "train", 64, 3e-3, 20, None),
-    "finetune": (CLASSIFIER, "classification", "train[:100]", 50, 1e-3, 150, "runs/pretrain-mae"),
-    "scratch": (CLASSIFIER, "classification", "train[:100]", 50, 1e-3, 150, None),
+    "finetune": (CLASSIFIER, "classification", "train[:100]", 50, 2e-3, 300, "runs/pretrain-mae"),
+    "scratch": (CLASSIFIER, "classification", "train[:100]", 50, 2e-3, 300, None),
 }
 
 
