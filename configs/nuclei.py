@@ -4,8 +4,8 @@
 
 The data are a folder of pairs, NNN_image.png and NNN_instances.png (a number for each nucleus), with the splits in
 index.csv: 160 images of 256x256 or 320x256 pixels to train on, 60 to test; put it at ../shared/data/nuclei or say where
-with --config.data.train.name=pairs:PATH --config.data.eval.test.name=pairs:PATH. The test images keep their size and are
-padded to one of two, so that two programs are compiled.
+with --config.data.train.name=pairs:PATH --config.data.eval.test.name=pairs:PATH. The test images keep their size and
+are padded to one of two, so that two programs are compiled.
 
 MEASURED
 """
@@ -13,9 +13,7 @@ MEASURED
 from ml_collections import ConfigDict
 
 DATA = "pairs:../shared/data/nuclei"
-SOURCE = dict(
-    images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus")
-)
+SOURCE = dict(images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus"))
 AUGMENT = (
     "|scale_jitter(0.8, 1.25)|rotate(45)|random_crop(160, pad_smaller=True)|flip|flip(direction='vertical')"
     "|brightness(0.3)|contrast(0.3)|saturation(0.5)"

@@ -3,8 +3,8 @@
     python -m launch.train --config=configs/segment.py:fcn8s
 
 2,000 scenes to train on, 500 to test, 96x96 pixels, 11 classes with the background. The argument is one of fcn32s,
-fcn16s, fcn8s, deconvnet, segnet, unet; the three FCNs have the same trunk and are trained alike, so that what differs is
-the stride of the finest map that is scored.
+fcn16s, fcn8s, deconvnet, segnet, unet; the three FCNs have the same trunk and are trained alike, so that what differs
+is the stride of the finest map that is scored.
 
 MEASURED
 """
@@ -14,7 +14,14 @@ from ml_collections import ConfigDict
 from vision.errors import pick
 
 FCN = dict(
-    stage_sizes=(1, 1, 2, 2, 2), width=16, hidden=128, window=3, padding=1, batch_norm=True, learned="skips", dropout=0.1
+    stage_sizes=(1, 1, 2, 2, 2),
+    width=16,
+    hidden=128,
+    window=3,
+    padding=1,
+    batch_norm=True,
+    learned="skips",
+    dropout=0.1,
 )
 AUGMENT = "|scale(0.9, 1.1)|rotate(10)|brightness(0.2)|contrast(0.2)"
 

@@ -8,8 +8,8 @@ fcn_resnet50, deeplabv3_resnet50.
 
 Aimed at (published, not measured here), mean IoU on VOC's validation images: fcn32s 63.6, fcn16s 65.0, fcn8s 65.5 (the
 authors' released models on seg11valid, trained with SBD's extra annotations; the paper has 59.4, 62.4 and 62.7),
-fcn_resnet50 67.1 (mmsegmentation, VOC 2012 augmented). With VOC's own 1,464 training images alone expect some points less.
-Cost: fcn8s 111 GMACs an image of 512x512 forward; 60 epochs are 88,000 images: about six hours on one V100.
+fcn_resnet50 67.1 (mmsegmentation, VOC 2012 augmented). With VOC's own 1,464 training images alone expect some points
+less. Cost: fcn8s 111 GMACs an image of 512x512 forward; 60 epochs are 88,000 images: about six hours on one V100.
 """
 
 from ml_collections import ConfigDict
@@ -30,9 +30,9 @@ VOC = dict(
     lists="ImageSets/Segmentation/{split}.txt",
     mask="palette",
     classes=(
-        "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
-        "pottedplant sheep sofa train tvmonitor"
-    ).split(),
+        *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
+        *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor"),
+    ),
 )
 
 
@@ -43,7 +43,7 @@ def get_config(recipe: str = "fcn8s"):
         recipe: a key of `RECIPES`.
     """
     chosen = pick(RECIPES, "recipe", recipe, "configs/voc_fcn.py")
-    data = dict(name="pairs:VOCdevkit/VOC2012", source=dict(VOC, classes=tuple(VOC["classes"])))
+    data = dict(name="pairs:VOCdevkit/VOC2012", source=VOC)
     config = ConfigDict()
     config.seed = 0
     config.model = dict(chosen["model"], dtype="bfloat16")

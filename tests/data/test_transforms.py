@@ -204,6 +204,13 @@ def test_colour_transforms_blend_as_defined(factor):
         assert np.abs(result - expected).max() <= 1, name
 
 
+def test_the_clean_image_is_kept():
+    image = np.full((8, 8, 1), 128, np.uint8)
+    example = transforms.noise(transforms.keep_clean({"image": image}), rng(), std=10.0)
+    np.testing.assert_array_equal(example["target"], image)
+    assert example["image"].std() > 0
+
+
 def test_noise_has_the_asked_deviation():
     image = np.full((100, 100, 3), 128, np.uint8)
     noisy = transforms.noise({"image": image}, rng(), std=10.0)["image"].astype(float)

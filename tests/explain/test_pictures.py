@@ -77,6 +77,44 @@ def test_reconstructions_in_pairs_by_error(cells):
     assert [cell.image[0, 0, 0] for cell in drawn[1::2]] == [0, 128, 230, 255]
 
 
+def test_denoised_images_beside_the_clean_ones(cells):
+    clean = np.full((2, 4, 4, 1), 255, np.uint8)
+    noisy = [np.full((4, 4, 1), 128, np.uint8)] * 2
+    decoded = np.ones((2, 4, 4, 1)) * np.array([0.9, 0.99])[:, None, None, None]
+    pictures.reconstructions("r.png", Results(noisy, {"reconstruction": decoded}, {"target": clean}), limit=2)
+    drawn, subtitle = cells[0]
+    assert [cell.caption[0].text for cell in drawn] == ["6.1 dB", "20.0 dB", "clean", "6.1 dB", "40.0 dB", "clean"]
+    assert [cell.image[0, 0, 0] for cell in drawn] == [128, 230, 255, 128, 252, 255]
+    assert subtitle.startswith("noisy, restored and clean side by side")
+
+
+def test_hidden_patches_are_grey_then_filled_in(cells):
+    image = np.arange(32, dtype=np.uint8).reshape(4, 4, 2)[..., :1]
+    masked = np.array([[[0, 1], [0, 0]]], np.float32)
+    results = Results([image], {"reconstruction": np.ones((1, 4, 4, 1)), "masked": masked})
+    pictures.reconstructions("r.png", results)
+    (seen, filled, original), _ = cells[0]
+    assert seen.caption[0].text == "75% seen" and original.caption[0].text == "original"
+    expected = image.copy()
+    for drawn, value in ((seen, 128), (filled, 255)):
+        expected[:2, 2:] = value
+        np.testing.assert_array_equal(drawn.image, expected)
+    np.testing.assert_array_equal(original.image, image)
+    error = np.square(1 - image[:2, 2:] / 255).mean()
+    assert filled.caption[0].text == f"error {error:.2g}"
+
+
+def test_normalised_reconstructions_take_the_scale_of_the_truth(cells):
+    image = np.random.default_rng(0).integers(0, 256, (4, 4, 3)).astype(np.uint8)
+    normal = np.zeros((1, 4, 4, 3))
+    for row, column in np.ndindex(2, 2):
+        patch = image[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] / 255
+        normal[0, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = (patch - patch.mean()) / patch.std()
+    results = Results([image], {"normalized_reconstruction": normal, "masked": np.ones((1, 2, 2), np.float32)})
+    pictures.reconstructions("r.png", results)
+    np.testing.assert_array_equal(cells[0][0][1].image, image)
+
+
 def test_names_that_are_not_utf8_are_drawn(tmp_path):
     name = "caf\udce9.png"
     image = np.zeros((8, 8, 3), np.uint8)

@@ -1,5 +1,6 @@
 """Linear, MLP, LeNet and autoencoder against what their layers compute in NumPy."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,8 +53,9 @@ def test_autoencoder_mirrors_its_encoder():
     outputs = model.apply(variables, image)
     assert outputs["reconstruction"].shape == image.shape and outputs["code"].shape == (5, 4)
     assert float(outputs["reconstruction"].min()) > 0 and float(outputs["reconstruction"].max()) < 1
-    kernels = {name: layer["kernel"].shape for name, layer in variables["params"].items()}
-    sizes = [kernels[name] for name in ("encoder_1", "encoder_2", "code", "decoder_1", "decoder_2", "pixels")]
+    shapes = flax.traverse_util.flatten_dict(jax.tree.map(np.shape, variables["params"]), sep="/")
+    names = ("encoder/dense_1", "encoder/dense_2", "code", "decoder/dense_1", "decoder/dense_2", "pixels")
+    sizes = [shapes[f"{name}/kernel"] for name in names]
     assert sizes == [(64, 32), (32, 16), (16, 4), (4, 16), (16, 32), (32, 64)]
     logits = outputs["reconstruction_logits"]
     np.testing.assert_allclose(outputs["reconstruction"], 1 / (1 + np.exp(-logits)), rtol=1e-5)

@@ -33,7 +33,18 @@ SMALL = {  # arguments that make each family small enough to run
     "resnet": {"stage_sizes": (1, 1), "width": 4, "small_images": True, "drop_path": 0.5, "dropout": 0.5},
     "vit": {"variant": "Ti", "patch_size": 8, "width": 8, "depth": 2, "heads": 2, "dropout": 0.5},
     "autoencoder": {"hidden": (8,), "latent": 3},
+    "conv_autoencoder": {"stage_sizes": (1, 1), "width": 4, "latent": 3},
+    "mae": {
+        "patch_size": 4,
+        "width": 8,
+        "depth": 1,
+        "heads": 2,
+        "decoder_width": 8,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+    },
 }
+AUTOENCODERS = ("autoencoder", "conv_autoencoder", "mae")
 STOCHASTIC = ("mlp", "lenet", "resnet", "vit")
 
 
@@ -62,7 +73,7 @@ def test_published_parameter_counts_of_small_networks():
     assert parameters(models.create("resnet50", None), 224, 224, 3) == IMAGENET["resnet50"] - 2_049_000
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name != "autoencoder"])
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in AUTOENCODERS])
 def test_contract(name):
     model, variables, image = small(name)
     outputs = jax.jit(model.apply)(variables, image)
@@ -80,11 +91,11 @@ def test_parameters_stay_float32_and_bfloat16_agrees_roughly(name):
     model, variables, image = small(name)
     low = models.create(name, 5, "bfloat16", **SMALL[name])
     assert {leaf.dtype for leaf in jax.tree.leaves(models.variable_shapes(low, (16, 16, 3)))} == {jnp.dtype("float32")}
-    output = "reconstruction" if name == "autoencoder" else "pooled"
+    output = "reconstruction" if name in AUTOENCODERS else "pooled"
     expected, given = jax.jit(model.apply)(variables, image)[output], jax.jit(low.apply)(variables, image)[output]
     error = np.abs(np.asarray(given, np.float32) - expected).max() / np.abs(expected).max()
     assert 0 < error < 0.03
-    if name != "autoencoder":
+    if name not in AUTOENCODERS:
         assert jax.eval_shape(low.apply, variables, image)["logits"].dtype == jnp.float32
 
 
@@ -114,7 +125,7 @@ def test_dropout_only_while_training(name):
 def test_gradient_reaches_every_parameter(name):
     model, variables, image = small(name)
     state = {key: value for key, value in variables.items() if key != "params"}
-    output = "code" if name == "autoencoder" else "pooled"
+    output = "code" if name in AUTOENCODERS else "pooled"
 
     @jax.jit
     def gradient(params):
@@ -124,7 +135,7 @@ def test_gradient_reaches_every_parameter(name):
                 image,
                 train=True,
                 mutable=["batch_stats"],
-                rngs={"dropout": jax.random.key(3)},
+                rngs={"dropout": jax.random.key(3), "sample": jax.random.key(4)},
             )
             sums = [
                 jnp.sum(jnp.sin(leaf)) for key, leaf in outputs.items() if key in ("logits", "reconstruction", output)

@@ -20,6 +20,23 @@ def small(**arguments):
     return model, variables, jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
 
 
+@pytest.mark.parametrize("pool", ["token", "average"])
+def test_kept_patches_are_all_that_is_read(pool):
+    model, variables, image = small(pool=pool)
+    first = int(pool == "token")
+    every = model.apply(variables, image, kept=jnp.tile(jnp.arange(6), (2, 1)))
+    whole = model.apply(variables, image)
+    assert 4 not in every["features"] and every["tokens"].shape == (2, 6 + first, 16)
+    np.testing.assert_allclose(every["tokens"], whole["tokens"], atol=1e-5)
+    np.testing.assert_array_equal(whole["tokens"][:, first:].reshape(2, 2, 3, 16), whole["features"][4])
+    kept = jnp.array([[4, 1], [0, 5]])  # patch 4 is row 1, column 1
+    apply = jax.jit(lambda image: model.apply(variables, image, kept=kept)["tokens"])
+    hidden = jnp.ones((2, 2, 3)).at[0, 1, 1].set(0).at[0, 0, 1].set(0).at[1, 0, 0].set(0).at[1, 1, 2].set(0)
+    hidden = jnp.repeat(jnp.repeat(hidden, 4, 1), 4, 2)[..., None]
+    np.testing.assert_array_equal(apply(image + hidden), apply(image))
+    assert not np.allclose(apply(image + 1 - hidden), apply(image))
+
+
 @pytest.mark.parametrize("pool, tokens", [("token", 7), ("average", 6)])
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
 def test_tokens(pool, tokens, positions):

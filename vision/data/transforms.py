@@ -227,6 +227,14 @@ def noise(example: Example, rng: np.random.Generator, *, std: float) -> Example:
     return {**example, "image": np.clip(np.rint(noisy), 0, 255).astype(np.uint8)}
 
 
+def keep_clean(example: Example) -> Example:
+    """Keeps the image as it is now as the truth to restore, the field `target`: "decode|keep_clean|noise(50)".
+
+    Put it behind the geometric transforms: those after it would move the image and not the target.
+    """
+    return {**example, "target": _image(example)}
+
+
 TRANSFORMS: dict[str, Callable[..., Example]] = {
     function.__name__: function
     for function in (
@@ -244,6 +252,7 @@ TRANSFORMS: dict[str, Callable[..., Example]] = {
         contrast,
         saturation,
         noise,
+        keep_clean,
     )
 }
 

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from vision.explain.figure import DPI, FAINT, GREEN, GREY, INK, VERMILION, new_figure, shorten
 from vision.explain.results import Results
+from vision.ops import patches
 
 _TITLE_INCHES = 0.62
 _MARGIN_INCHES = 0.18
@@ -79,27 +81,67 @@ def mistakes_first(labels: np.ndarray, predicted: np.ndarray, confidence: np.nda
 
 
 def reconstructions(path: str | Path, results: Results, limit: int = 12) -> None:
-    """Pairs of input and reconstruction with the mean squared error of each: the worst, then typical ones.
+    """Input and reconstruction side by side, and the truth where it is not the input: the worst, then typical ones.
+
+    Denoising shows the noisy, the restored and the clean image, with the peak signal-to-noise ratio of the first two. A
+    masked autoencoder shows what it saw, the hidden patches filled in by it, and the original; errors are of the hidden
+    pixels.
 
     Args:
         path: the PNG file.
-        results: with "reconstruction" (N, H, W, C), in [0, 1], among the predictions.
-        limit: most pairs to draw.
+        results: with "reconstruction" (N, H, W, C), in [0, 1], among the predictions, or "normalized_reconstruction" to
+            be scaled by the truth's patches; "masked" (N, h, w) where patches were hidden; "target" (N, H, W, C) uint8
+            in the batch where it is to be compared with that.
+        limit: most of them to draw.
     """
-    decoded = np.asarray(results.predictions["reconstruction"], np.float32)
-    truth = np.stack([_with_channels(image) for image in results.images]).astype(np.float32) / 255
-    errors = np.square(decoded - truth).mean(axis=(1, 2, 3))
+    given = np.stack([_with_channels(image) for image in results.images]).astype(np.float32) / 255
+    truth = np.asarray(results.batch["target"], np.float32) / 255 if "target" in results.batch else given
+    decoded, hidden = _decoded(results.predictions, truth)
+    errors = _mean_squares(decoded, truth, hidden)
+    found = [f"error {error:.2g}" for error in errors]
+    if "target" in results.batch:
+        noisy, found = _decibels(_mean_squares(given, truth, hidden)), _decibels(errors)
+        parts = [(given, noisy, False), (decoded, found, True), (truth, ["clean"] * len(truth), False)]
+        what, title = "noisy, restored and clean", "Denoised images"
+    elif "masked" in results.predictions:
+        seen = [f"{1 - share:.0%} seen" for share in hidden.mean(axis=(1, 2, 3))]
+        original = (truth, ["original"] * len(truth), False)
+        parts = [(np.where(hidden, 0.5, given), seen, False), (np.where(hidden, decoded, truth), found, True), original]
+        what, title = "what was seen, hidden patches filled in, and the original", "Reconstructions"
+    else:
+        parts = [(given, ["input"] * len(given), False), (decoded, found, True)]
+        what, title = "input and output", "Reconstructions"
     worst, typical = worst_then_typical(errors, limit)
     cells = []
     for index, color in [(index, VERMILION) for index in worst] + [(index, GREY) for index in typical]:
-        decoded_image = np.round(255 * np.clip(np.nan_to_num(decoded[index]), 0, 1)).astype(np.uint8)
-        error = [Line(f"error {errors[index]:.2g}", color, bold=color == VERMILION)]
-        cells.append(Cell(results.images[index], [Line("input", GREY)], color))
-        cells.append(Cell(decoded_image, error, color))
-    subtitle = f"input and output side by side; first the {len(worst)} worst of {len(errors):,}"
+        for images, captions, is_found in parts:
+            image = np.round(255 * np.clip(np.nan_to_num(images[index]), 0, 1)).astype(np.uint8)
+            style = (color, color == VERMILION) if is_found else (GREY, False)
+            cells.append(Cell(image, [Line(captions[index], *style)], color))
+    subtitle = f"{what} side by side; first the {len(worst)} worst of {len(errors):,}"
     if len(typical):
         subtitle += f", then {len(typical)} typical ones; mean squared error {errors.mean():.2g}"
-    grid(path, cells, f"Reconstructions on {results.split}", subtitle, group=2)
+    grid(path, cells, f"{title} on {results.split}", subtitle, group=len(parts))
+
+
+def _decoded(predictions: Mapping[str, np.ndarray], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The reconstructions (N, H, W, C), and which pixels (N, H, W, 1) were hidden: all, where nothing says so."""
+    if "masked" not in predictions:
+        return np.asarray(predictions["reconstruction"], np.float32), np.ones((*truth.shape[:3], 1), bool)
+    masked = jnp.asarray(predictions["masked"])
+    hidden = np.asarray(patches.spread(masked, *truth.shape[1:3])) > 0
+    if "reconstruction" in predictions:
+        return np.asarray(predictions["reconstruction"], np.float32), hidden
+    mean, deviation = (np.asarray(values) for values in patches.moments(jnp.asarray(truth), *masked.shape[1:]))
+    return np.asarray(predictions["normalized_reconstruction"], np.float32) * deviation + mean, hidden
+
+
+def _mean_squares(decoded: np.ndarray, truth: np.ndarray, where: np.ndarray) -> np.ndarray:
+    return np.square(np.clip(decoded, 0, 1) - truth).mean(axis=(1, 2, 3), where=where)
+
+
+def _decibels(errors: np.ndarray) -> list[str]:
+    return [f"{decibels:.1f} dB" for decibels in -10 * np.log10(np.maximum(errors, 1e-10))]
 
 
 def worst_then_typical(errors: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -232,7 +274,7 @@ def _draw_image(axes: Any, cell: Cell, width: float, height: float) -> None:
 def _columns(cells: int, group: int) -> int:
     """About three columns for two rows, at most ten, and a multiple of the group."""
     groups = max(1, math.ceil(cells / group))
-    most = max(1, (10 if group == 1 else 8) // group)
+    most = max(1, (10 if group == 1 else 9) // group)
     return group * min(most, groups if groups <= 4 else math.ceil(math.sqrt(1.6 * groups)))
 
 

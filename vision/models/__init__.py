@@ -11,12 +11,14 @@ from vision import schema
 from vision.errors import UsageError, pick
 from vision.models import (
     alexnet,
+    autoencoder,
     densenet,
     googlenet,
     hybrid,
     inception,
     layers,
     lenet,
+    mae,
     overfeat,
     resnet,
     resnet_cifar,
@@ -24,7 +26,6 @@ from vision.models import (
     vgg,
     vit,
 )
-from vision.models.autoencoder import Autoencoder
 from vision.models.depth import layer_numbers
 from vision.models.initialize import initialize, variable_shapes
 from vision.models.listing import list_models
@@ -33,7 +34,8 @@ from vision.models.mlp import MLP, Linear
 MODELS = {
     "linear": Linear,
     "mlp": MLP,
-    "autoencoder": Autoencoder,
+    **autoencoder.VARIANTS,
+    **mae.VARIANTS,
     **lenet.VARIANTS,
     **alexnet.VARIANTS,
     **overfeat.VARIANTS,

@@ -1,6 +1,7 @@
 """The layers that the model families share: convolution, norm, activations, initialisers, stochastic depth."""
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -140,6 +141,14 @@ xavier_uniform = nn.initializers.xavier_uniform()
 def initializer_for(activation_name: str) -> Initializer:
     """He's initialiser before rectifiers, Xavier's before tanh and sigmoid, the units it was derived for."""
     return xavier_uniform if activation_name in ("tanh", "sigmoid") else he_normal
+
+
+def nearest_sizes(image_size: tuple[int, int], cell: int) -> str:
+    """The multiples of `cell` just below and above an image's (height, width), for messages: "224x224 or 224x240"."""
+    smaller, larger = (
+        tuple(max(round_to(side / cell), 1) * cell for side in image_size) for round_to in (math.floor, math.ceil)
+    )
+    return " or ".join(f"{height}x{width}" for height, width in dict.fromkeys((smaller, larger)))
 
 
 def classifier(

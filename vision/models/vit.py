@@ -111,12 +111,19 @@ class ViT(nn.Module):
     conv: Callable[..., nn.Module] = layers.Conv
 
     @nn.compact
-    def __call__(self, image: jax.Array, train: bool = False) -> dict[str, Any]:
-        """image (B, H, W, C) -> features {patch: (B, h, w, width)}, attention, pooled (B, width), logits.
+    def __call__(self, image: jax.Array, train: bool = False, kept: jax.Array | None = None) -> dict[str, Any]:
+        """image (B, H, W, C) -> features {patch: (B, h, w, width)}, attention, pooled (B, width), tokens, logits.
 
-        `attention` holds each block's weights (B, heads, N, N), first to last; N counts the class token, which comes
-        first, and the patches in row-major order. With attention pooling, `pool_attention` (B, heads, 1, N) holds that
-        of the query. A hybrid has the features of its root too.
+        `tokens` (B, N, width) are the normalised results of the last block; N counts the class token, which comes
+        first, and the patches in row-major order. `attention` holds each block's weights (B, heads, N, N), first to
+        last. With attention pooling, `pool_attention` (B, heads, 1, N) holds that of the query. A hybrid has the
+        features of its root too.
+
+        Args:
+            image: (B, H, W, C).
+            train: whether to apply dropout.
+            kept: (B, K) indices of the patches that are read, in the order of the tokens; the blocks never see the
+                others (a masked autoencoder's encoder). There is no map of the patches' features then.
         """
         size, patch = self.size(), (self.patch_size, self.patch_size)
         stride = 1 if self.root_stages is None else root_stride(self.root_stages)
@@ -127,12 +134,8 @@ class ViT(nn.Module):
             features = root(x, train)
             x = features[stride]
         x = self.conv(size.width, patch, patch, "VALID", dtype=self.dtype, name="patch_embedding")(x)
-        batch, rows, columns, _ = x.shape
-        x = x.reshape(batch, rows * columns, size.width)
-        if self.pool == "token":
-            token = self.param("class_token", nn.initializers.zeros, (size.width,)).astype(x.dtype)
-            x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, size.width)), x], axis=1)
-        x = x + self._positions(rows, columns, size.width).astype(x.dtype)
+        rows, columns = x.shape[1:3]
+        x = self._tokens(x, kept)
         x = nn.Dropout(self.dropout)(x, deterministic=not train)
 
         options = dict(
@@ -148,7 +151,7 @@ class ViT(nn.Module):
         x, attention = apply_blocks(EncoderBlock, options, size.depth, x, None, **how)  # None: all read all
         x = layer_norm(dtype=jnp.float32, name="norm")(x)
 
-        patches, outputs = x[:, 1:] if self.pool == "token" else x, {}
+        outputs = {"tokens": x}
         if self.pool == "token":
             pooled = x[:, 0]
         elif self.pool == "average":
@@ -156,7 +159,9 @@ class ViT(nn.Module):
         else:
             pool = AttentionPool(size.heads, size.mlp_width, self.activation, self.dtype, name="pool")
             pooled, outputs["pool_attention"] = pool(x)
-        features[self.patch_size * stride] = patches.reshape(batch, rows, columns, size.width)
+        if kept is None:
+            patches = x[:, 1:] if self.pool == "token" else x
+            features[self.patch_size * stride] = patches.reshape(len(x), rows, columns, size.width)
         logits = layers.classifier(pooled, self.num_classes, nn.initializers.zeros)
         return {"features": features, "attention": attention, "pooled": pooled, **outputs, **logits}
 
@@ -170,6 +175,19 @@ class ViT(nn.Module):
         if size.width % size.heads:
             raise UsageError(f"vit: {size.heads} heads do not divide a width of {size.width}; choose a divisor of it.")
         return size
+
+    def _tokens(self, embedded: jax.Array, kept: jax.Array | None) -> jax.Array:
+        """embedded (B, h, w, width) -> (B, N, width): with positions, of the kept patches, the class token first."""
+        batch, rows, columns, width = embedded.shape
+        token = self.param("class_token", nn.initializers.zeros, (width,)) if self.pool == "token" else None
+        positions = self._positions(rows, columns, width).astype(embedded.dtype)
+        patches = embedded.reshape(batch, rows * columns, width) + positions[-rows * columns :]
+        if kept is not None:
+            patches = jnp.take_along_axis(patches, kept[..., None], axis=1)
+        if token is None:
+            return patches
+        token = token.astype(embedded.dtype) + positions[0]
+        return jnp.concatenate([jnp.broadcast_to(token, (batch, 1, width)), patches], axis=1)
 
     def _positions(self, rows: int, columns: int, width: int) -> jax.Array:
         """(tokens, width): what is added to the tokens, class token first."""
@@ -248,13 +266,9 @@ def check_patches(image_size: tuple[int, int], patch: int, root_stride: int = 1)
     if all(side > 0 and -(-side // root_stride) % patch == 0 for side in image_size):
         return
     cell = patch * root_stride
-    smaller, larger = (
-        tuple(max(round_to(side / cell), 1) * cell for side in image_size) for round_to in (math.floor, math.ceil)
-    )
-    sizes = " or ".join(f"{height}x{width}" for height, width in dict.fromkeys((smaller, larger)))
     raise UsageError(
         f"vit: an image of {image_size[0]}x{image_size[1]} does not divide into patches of {cell}x{cell}; "
-        f"resize it to {sizes}, or choose a patch_size that divides its sides."
+        f"resize it to {layers.nearest_sizes(image_size, cell)}, or choose a patch_size that divides its sides."
     )
 
 
