@@ -97,7 +97,7 @@ def test_the_deterministic_part():
         ("decode|random_resized_crop(224, area=(0.3, 1.0), method='area')|flip", "decode|resize(224, 'area')"),
         (
             "decode|resize((40, 48))|random_crop((32, 40), padding=4, fill=9)|noise(3)",
-            "decode|resize((40, 48))|central_crop((32, 40))",
+            "decode|resize((40, 48))|central_crop((32, 40), fill=9)",
         ),
     ],
 )

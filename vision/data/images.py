@@ -54,6 +54,13 @@ def decode(image: bytes | str | os.PathLike | np.ndarray, channels: int = 3) -> 
     return _with_channels(_decode_bytes(image), channels)
 
 
+def decoded(image: object) -> np.ndarray:
+    """The image of an example, which must have been decoded."""
+    if not isinstance(image, np.ndarray):
+        raise UsageError('The image is still encoded; put "decode" first among the transforms.')
+    return image
+
+
 def _read(path: str | os.PathLike) -> bytes:
     try:
         with open(path, "rb") as file:

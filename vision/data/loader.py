@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from vision.data import chain
+from vision.data import chain, images
 from vision.data.images import BadImage
 from vision.data.source import Records
 from vision.errors import UsageError
@@ -158,9 +158,7 @@ def _arrays(example: dict) -> Batch:
     """The fields that can be in a batch, in dtypes that JAX keeps; strings, such as file names, stay behind."""
     arrays = {}
     for name, value in example.items():
-        if name == "image" and not isinstance(value, np.ndarray):
-            raise UsageError('The image is still encoded; put "decode" first among the transforms.')
-        array = np.asarray(value)
+        array = images.decoded(value) if name == "image" else np.asarray(value)
         if array.dtype.kind in "biuf":
             arrays[name] = array.astype(_NARROWER.get(array.dtype, array.dtype), copy=False)
     return arrays
