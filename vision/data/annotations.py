@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from vision.data.geometry import Geometry, is_identity, move_image, move_labels
+from vision.data.geometry import Geometry, move_image, move_labels
 
 # An object of which less than this share stays in view is taken out: what is left of it shows too little to learn from.
 MIN_VISIBLE = 0.1
@@ -27,9 +27,9 @@ def move_example(example: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
     moved = dict(example)
     if geometry.size:
         moved["size"] = np.array(geometry.size, np.int32)
-    if is_identity(geometry, example["image"].shape[:2]):
-        return moved
     moved["image"] = move_image(example["image"], geometry)
+    if moved["image"] is example["image"]:
+        return moved
     if "segmentation" in example:
         moved["segmentation"] = move_labels(example["segmentation"], geometry, IGNORE)
     if "masks" in example:

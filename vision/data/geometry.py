@@ -159,13 +159,6 @@ def joins(source: Shape, first: Geometry, second: Geometry) -> bool:
     return fills and methods and not (second.border and _cuts(source, first))
 
 
-def is_identity(geometry: Geometry, source: Shape) -> bool:
-    """Whether an image of this shape stays as it is."""
-    xx, xy, x0, yx, yy, y0 = geometry.matrix
-    moved = abs(xx - 1) + abs(xy) + abs(x0) + abs(yx) + abs(yy - 1) + abs(y0)
-    return moved < 1e-12 and geometry.shape == source
-
-
 def visible_part(geometry: Geometry, source: Shape) -> tuple[int, int, int, int]:
     """(top, left, bottom, right) of the smallest upright window of the source that holds all that is shown of it."""
     x0, y0, x1, y1 = geometry.matrix.inverse().hull(*geometry.shape)
@@ -186,9 +179,9 @@ def move_image(image: np.ndarray, geometry: Geometry) -> np.ndarray:
         geometry: where to.
 
     Returns:
-        (*geometry.shape, C) uint8, which may be a view of the image.
+        (*geometry.shape, C) uint8; a view where that will do, and the image itself where nothing moves.
     """
-    if is_identity(geometry, image.shape[:2]):
+    if _stays(geometry, image.shape[:2]):
         return image
     matrix = geometry.matrix
     if not matrix.upright():
@@ -196,9 +189,9 @@ def move_image(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     turned = [axis for axis, factor in ((0, matrix.yy), (1, matrix.xx)) if factor < 0]
     for axis in turned:
         matrix = mirror(geometry.shape, axis).matrix.after(matrix)
+    moved = _upright(image, matrix, geometry)
     if not turned:
-        return _upright(image, geometry)
-    moved = _upright(image, geometry._replace(matrix=matrix))
+        return moved
     return _with_channel(images.opencv().flip(moved, -1 if len(turned) == 2 else turned[0]))
 
 
@@ -211,7 +204,7 @@ def move_labels(labels: np.ndarray, geometry: Geometry, fill: int) -> np.ndarray
         fill: the label of what comes into view.
     """
     height, width = geometry.shape
-    if is_identity(geometry, labels.shape[-2:]):
+    if _stays(geometry, labels.shape[-2:]):
         return labels
     matrix = geometry.matrix
     if not matrix.upright():
@@ -242,9 +235,9 @@ def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarr
     return _with_channel(cv2.resize(image, (width, height), interpolation=getattr(cv2, f"INTER_{method.upper()}")))
 
 
-def _upright(image: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """`move_image` where x and y are stretched by positive factors and shifted."""
-    stretch_x, _, x, _, stretch_y, y = geometry.matrix
+def _upright(image: np.ndarray, matrix: Affine, geometry: Geometry) -> np.ndarray:
+    """`move_image` by another matrix, which stretches x and y by positive factors and shifts them."""
+    stretch_x, _, x, _, stretch_y, y = matrix
     (height, width), (image_height, image_width) = geometry.shape, image.shape[:2]
     seen = _whole(-y / stretch_y, -x / stretch_x, (height - y) / stretch_y, (width - x) / stretch_x)
     if seen and 0 <= seen[0] < seen[2] <= image_height and 0 <= seen[1] < seen[3] <= image_width:
@@ -256,7 +249,7 @@ def _upright(image: np.ndarray, geometry: Geometry) -> np.ndarray:
         # Nothing is gained by enlarging all of an image of which little is seen.
         if 0 < (bottom - top) * (right - left) <= 4 * max(height * width, image_height * image_width):
             return _place(resized(image, bottom - top, right - left, geometry.method), top, left, geometry)
-    return _general(image, geometry)
+    return _general(image, geometry._replace(matrix=matrix))
 
 
 def _place(image: np.ndarray, top: int, left: int, geometry: Geometry) -> np.ndarray:
@@ -310,6 +303,13 @@ def fill_values(fill: int | tuple[float, float, float] | None, channels: int) ->
 
 
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue: ITU-R BT.601
+
+
+def _stays(geometry: Geometry, source: Shape) -> bool:
+    """Whether everything on a canvas of this shape stays as it is."""
+    xx, xy, x0, yx, yy, y0 = geometry.matrix
+    moved = abs(xx - 1) + abs(xy) + abs(x0) + abs(yx) + abs(yy - 1) + abs(y0)
+    return moved < 1e-12 and geometry.shape == source
 
 
 def _cuts(source: Shape, geometry: Geometry) -> bool:
