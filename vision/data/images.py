@@ -16,6 +16,7 @@ SUFFIXES = frozenset(
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_HEADER_BYTES = 1 << 16
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _NEVER_TRANSPARENT = (_JPEG_START, b"BM", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 
@@ -54,6 +55,18 @@ def decode(image: bytes | str | os.PathLike | np.ndarray, channels: int = 3) -> 
     return _with_channels(_decode_bytes(image), channels)
 
 
+def size(image: bytes | str | os.PathLike | np.ndarray) -> tuple[int, int]:
+    """Height and width that `decode` gives, read from the header of a JPEG or PNG file where that is enough.
+
+    Raises:
+        BadImage: as `decode`; but that a file is damaged further on may go unnoticed.
+    """
+    if isinstance(image, np.ndarray):
+        return _checked(image).shape[:2]
+    start = image[:_HEADER_BYTES] if isinstance(image, bytes) else _read(image, _HEADER_BYTES)
+    return _header_size(start) or decode(image).shape[:2]
+
+
 def decoded(image: object) -> np.ndarray:
     """The image of an example, which must have been decoded."""
     if not isinstance(image, np.ndarray):
@@ -61,10 +74,10 @@ def decoded(image: object) -> np.ndarray:
     return image
 
 
-def _read(path: str | os.PathLike) -> bytes:
+def _read(path: str | os.PathLike, most: int = -1) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(most)
     except OSError as error:
         raise BadImage((error.strerror or str(error)).lower()) from None
 
@@ -186,3 +199,21 @@ def _jpeg_is_whole(data: bytes) -> bool:
             position += 2
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+
+
+def _header_size(start: bytes) -> tuple[int, int] | None:
+    """Height and width from the first bytes of a PNG or JPEG file; None where they do not tell, or may be turned."""
+    if b"Exif" in start or b"eXIf" in start:
+        return None
+    if start.startswith(_PNG_START) and len(start) >= 24:
+        return int.from_bytes(start[20:24], "big"), int.from_bytes(start[16:20], "big")
+    position = 2
+    while start.startswith(_JPEG_START) and position + 9 <= len(start) and start[position] == 0xFF:
+        marker = start[position + 1]
+        # ITU-T T.81, B.2.2: the frame header, of one of the coding processes; C4, C8 and CC are something else.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height = int.from_bytes(start[position + 5 : position + 7], "big")
+            width = int.from_bytes(start[position + 7 : position + 9], "big")
+            return (height, width) if height and width else None
+        position += 2 + int.from_bytes(start[position + 2 : position + 4], "big")
+    return None
