@@ -151,4 +151,8 @@ def _literal(node: ast.expr, place: str) -> Any:
         raise UsageError(
             f"{place}: arguments are numbers, strings, tuples or None, given {ast.unparse(node)!r}."
         ) from None
-    return tuple(value) if isinstance(value, list) else value
+    return _as_tuples(value)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value

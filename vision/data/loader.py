@@ -187,11 +187,8 @@ class Loader:
         for name, (shape, _) in spec.items():
             if name not in example or example[name].shape != shape:
                 given = "nothing" if name not in example else f"shape {example[name].shape}"
-                hint = ""
-                if name == "image":
-                    hint = (
-                        ' Add a transform that gives all one size, such as "resize(224)", or for evaluation "pad_to".'
-                    )
+                hint = ' Add a transform that gives all one size, such as "resize(224)" or "pad_to".'
+                hint = hint if name == "image" else ""
                 raise UsageError(
                     f"{self.records.describe(index)}: {name!r} has {given}, while other examples have {shape}, "
                     f"such as {self.records.describe(spec_from)}; a batch needs one shape.{hint}"
