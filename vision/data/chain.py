@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ def parse(text: str, where: str = "transforms") -> tuple[Call, ...]:
     return tuple(_call(node, where) for node in _links(expression))
 
 
-def apply(chain: tuple[Call, ...], example: Example, rng: np.random.Generator | None) -> Example:
+def apply(chain: Sequence[Call], example: Example, rng: np.random.Generator | None) -> Example:
     """The example after all transforms, the random ones drawing from `rng` in turn.
 
     Geometry and colour are collected as one matrix each, and applied when a transform asks for the example itself, and
@@ -69,7 +70,7 @@ def apply(chain: tuple[Call, ...], example: Example, rng: np.random.Generator | 
     return pending.settle()
 
 
-def output_shape(chain: tuple[Call, ...], shape: Shape, rng: np.random.Generator | None) -> Shape:
+def output_shape(chain: Sequence[Call], shape: Shape, rng: np.random.Generator | None) -> Shape:
     """Height and width after all transforms of an image of this height and width, which itself is not needed.
 
     Random transforms draw from `rng` as in `apply`, but for those of whole examples, which are passed over.
