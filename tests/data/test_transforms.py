@@ -114,6 +114,30 @@ def test_random_crop_reaches_every_place():
     assert corners == {0, 1, 2, 5, 6, 7, 10, 11, 12}
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), size=st.tuples(st.integers(1, 30), st.integers(1, 30)))
+def test_a_random_crop_of_a_smaller_image_is_padded_at_the_bottom_and_right(seed, size):
+    image = example(seed=seed)["image"]
+    crop = apply("random_crop", {"image": image}, rng(seed), size=size, pad_smaller=True, fill=7)["image"]
+    padded = np.pad(image, ((0, max(0, size[0] - 12)), (0, max(0, size[1] - 17)), (0, 0)), constant_values=7)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (*size, 3))[:, :, 0]
+    assert (windows == crop).all(axis=(-3, -2, -1)).any()
+
+
+def test_a_central_crop_of_a_smaller_image_is_padded_around():
+    image = example(4, 9)["image"]
+    crop = apply("central_crop", {"image": image}, size=(8, 5), pad_smaller=True, fill=7)["image"]
+    np.testing.assert_array_equal(crop, np.pad(image[:, 2:7], ((2, 2), (0, 0), (0, 0)), constant_values=7))
+
+
+def test_scale_jitter_keeps_the_proportions_and_the_range():
+    generator = rng()
+    shapes = [apply("scale_jitter", example(40, 60), generator)["image"].shape for _ in range(200)]
+    heights, widths = np.array(shapes)[:, :2].T
+    assert 20 <= heights.min() < 22 and 78 < heights.max() <= 80
+    assert np.abs(widths - 1.5 * heights).max() <= 1
+
+
 def test_central_crop():
     image = example(11, 14)["image"]
     np.testing.assert_array_equal(apply("central_crop", {"image": image}, size=(5, 4))["image"], image[3:8, 5:9])
@@ -230,6 +254,13 @@ def test_noise_has_the_asked_deviation():
         ("scale", {"low": 0.0, "high": 1.0}, "low is out of range"),
         ("translate", {"fraction": 2.0}, "fraction is out of range"),
         ("noise", {"std": -1.0}, "std is out of range"),
+        ("rotate", {"degrees": 9.0, "fill": 256}, "fill is out of range"),
+        ("letterbox", {"size": 9, "fill": -1}, "fill is out of range"),
+        ("resize_long", {"size": 0}, "size is out of range"),
+        ("pad_to", {"sizes": ()}, "sizes is out of range"),
+        ("pad_to", {"sizes": ((12, 16), (99, 9))}, "the image, 12x17 .*, fits into none .* largest is 99x9"),
+        ("hue", {"degrees": 200.0}, "degrees is out of range"),
+        ("scale_jitter", {"low": 2.0, "high": 1.0}, "high is out of range"),
     ],
 )
 def test_arguments_out_of_range(name, arguments, message):

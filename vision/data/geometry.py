@@ -203,26 +203,37 @@ def move_labels(labels: np.ndarray, geometry: Geometry, fill: int) -> np.ndarray
         geometry: where to.
         fill: the label of what comes into view.
     """
-    height, width = geometry.shape
     if _stays(geometry, labels.shape[-2:]):
         return labels
-    matrix = geometry.matrix
-    if not matrix.upright():
-        cv2, rows = images.opencv(), _to_opencv(matrix).rows()[:2]
-        moved = np.full((*labels.shape[:-2], height, width), fill, labels.dtype)
-        for place in np.ndindex(labels.shape[:-2]):
-            if (labels[place] != fill).any():  # most instances of a padded list are empty
-                moved[place] = cv2.warpAffine(
-                    labels[place], rows, (width, height), flags=cv2.INTER_NEAREST, borderValue=fill
-                )
+    matrix, (height, width) = geometry.matrix, geometry.shape
+    moved = np.full((*labels.shape[:-2], height, width), fill, labels.dtype)
+    places = [place for place in np.ndindex(labels.shape[:-2]) if (labels[place] != fill).any()]  # a list is padded
+    if matrix.upright():
+        rows, from_rows = _nearest(height, labels.shape[-2], matrix.yy, matrix.y0)
+        columns, from_columns = _nearest(width, labels.shape[-1], matrix.xx, matrix.x0)
+        for place in places:
+            moved[place][rows, columns] = labels[place][from_rows][:, from_columns]
         return moved
-    for axis, length, stretch, shift in ((0, height, matrix.yy, matrix.y0), (1, width, matrix.xx, matrix.x0)):
-        source = np.floor((np.arange(length) + 0.5 - shift) / stretch + _WHOLE).astype(int)
-        inside = (source >= 0) & (source < labels.shape[axis - 2])
-        labels = np.take(labels, np.where(inside, source, 0), axis=axis - 2)
-        if not inside.all():
-            labels[(..., ~inside, slice(None)) if axis == 0 else (..., ~inside)] = fill
-    return labels
+    cv2, opencv_rows = images.opencv(), _to_opencv(matrix).rows()[:2]
+    for place in places:
+        moved[place] = cv2.warpAffine(
+            labels[place], opencv_rows, (width, height), flags=cv2.INTER_NEAREST, borderValue=fill
+        )
+    return moved
+
+
+def _nearest(length: int, source_length: int, stretch: float, shift: float) -> tuple[slice, slice | np.ndarray]:
+    """Which of the rows (or columns) of a canvas show one of the source, and which one each of them shows."""
+    source = np.floor((np.arange(length) + 0.5 - shift) / stretch + _WHOLE).astype(int)
+    seen = np.flatnonzero((source >= 0) & (source < source_length))  # neighbours, for the source is in order
+    if not len(seen):
+        return slice(0, 0), slice(0, 0)
+    source = source[seen]
+    if stretch == 1.0:
+        source = slice(source[0], source[-1] + 1)
+    elif stretch == -1.0:
+        source = slice(source[0], source[-1] - 1 if source[-1] else None, -1)
+    return slice(seen[0], seen[-1] + 1), source
 
 
 def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:

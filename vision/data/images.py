@@ -63,8 +63,10 @@ def size(image: bytes | str | os.PathLike | np.ndarray) -> tuple[int, int]:
     """
     if isinstance(image, np.ndarray):
         return _checked(image).shape[:2]
-    start = image[:_HEADER_BYTES] if isinstance(image, bytes) else _read(image, _HEADER_BYTES)
-    return _header_size(start) or decode(image).shape[:2]
+    data = image if isinstance(image, bytes) else _read(image, _HEADER_BYTES)
+    if data.startswith(_PNG_START) and data is not image:
+        data = _read(image)  # its orientation may come after the pixels
+    return _header_size(data) or decode(image).shape[:2]
 
 
 def decoded(image: object) -> np.ndarray:
@@ -201,19 +203,20 @@ def _jpeg_is_whole(data: bytes) -> bool:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
 
 
-def _header_size(start: bytes) -> tuple[int, int] | None:
-    """Height and width from the first bytes of a PNG or JPEG file; None where they do not tell, or may be turned."""
-    if b"Exif" in start or b"eXIf" in start:
-        return None
-    if start.startswith(_PNG_START) and len(start) >= 24:
-        return int.from_bytes(start[20:24], "big"), int.from_bytes(start[16:20], "big")
+def _header_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width from a PNG file or the start of a JPEG file; None where it does not tell, or may be turned."""
+    if data.startswith(_PNG_START) and len(data) >= 24:
+        turned = b"eXIf" in data
+        return None if turned else (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
     position = 2
-    while start.startswith(_JPEG_START) and position + 9 <= len(start) and start[position] == 0xFF:
-        marker = start[position + 1]
+    while data.startswith(_JPEG_START) and position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xE1 and data[position + 4 : position + 8] == b"Exif":
+            return None
         # ITU-T T.81, B.2.2: the frame header, of one of the coding processes; C4, C8 and CC are something else.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height = int.from_bytes(start[position + 5 : position + 7], "big")
-            width = int.from_bytes(start[position + 7 : position + 9], "big")
+            height = int.from_bytes(data[position + 5 : position + 7], "big")
+            width = int.from_bytes(data[position + 7 : position + 9], "big")
             return (height, width) if height and width else None
-        position += 2 + int.from_bytes(start[position + 2 : position + 4], "big")
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None

@@ -41,7 +41,6 @@ class Pending:
         if moved.fill is not None and self._colour is not colour.IDENTITY:
             self._paint_image()
         if self._geometry is None:
-            self._image  # noqa: B018  raises where it is still encoded
             self._geometry = moved
         elif geometry.joins(self._image.shape[:2], self._geometry, moved):
             self._geometry = geometry.then(self._geometry, moved)
@@ -51,7 +50,6 @@ class Pending:
 
     def paint(self, matrix: np.ndarray) -> None:
         """Adds a colour matrix."""
-        self._image  # noqa: B018
         self._colour = colour.then(self._colour, matrix)
 
     def settle(self) -> dict[str, Any]:
@@ -60,7 +58,7 @@ class Pending:
         if self._geometry is not None:
             example = move_example(example, self._geometry)
         if self._colour is not colour.IDENTITY:
-            example = {**example, "image": colour.apply(example["image"], self._colour)}
+            example = {**example, "image": colour.apply(images.decoded(example["image"]), self._colour)}
         return example
 
     @property
