@@ -3,7 +3,7 @@
 Coordinates are continuous, (x, y), x to the right and y down. The pixel in row i and column j covers the square
 [j, j + 1) x [i, i + 1), so that its centre is (j + 0.5, i + 0.5) and an image of height h and width w covers
 [0, w) x [0, h). Boxes, whose ends are exclusive, and keypoints live in the same plane: one matrix moves them all.
-OpenCV counts from the centre of the first pixel instead; `_general` alone changes between the two.
+OpenCV counts from the centre of the first pixel instead; `_to_opencv` changes from the one to the other.
 """
 
 import functools
@@ -183,16 +183,18 @@ def move_image(image: np.ndarray, geometry: Geometry) -> np.ndarray:
     """
     if _stays(geometry, image.shape[:2]):
         return image
-    matrix = geometry.matrix
-    if not matrix.upright():
+    if not geometry.matrix.upright():
         return _general(image, geometry)
-    turned = [axis for axis, factor in ((0, matrix.yy), (1, matrix.xx)) if factor < 0]
-    for axis in turned:
-        matrix = mirror(geometry.shape, axis).matrix.after(matrix)
-    moved = _upright(image, matrix, geometry)
-    if not turned:
+    stretch_x, _, x, _, stretch_y, y = geometry.matrix
+    mirrored, upset = stretch_x < 0, stretch_y < 0
+    if mirrored:
+        stretch_x, x = -stretch_x, geometry.shape[1] - x
+    if upset:
+        stretch_y, y = -stretch_y, geometry.shape[0] - y
+    moved = _upright(image, geometry, stretch_x, x, stretch_y, y)
+    if not (mirrored or upset):
         return moved
-    return _with_channel(images.opencv().flip(moved, -1 if len(turned) == 2 else turned[0]))
+    return _with_channel(images.opencv().flip(moved, -1 if mirrored and upset else int(mirrored)))
 
 
 def move_labels(labels: np.ndarray, geometry: Geometry, fill: int) -> np.ndarray:
@@ -246,9 +248,10 @@ def resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarr
     return _with_channel(cv2.resize(image, (width, height), interpolation=getattr(cv2, f"INTER_{method.upper()}")))
 
 
-def _upright(image: np.ndarray, matrix: Affine, geometry: Geometry) -> np.ndarray:
-    """`move_image` by another matrix, which stretches x and y by positive factors and shifts them."""
-    stretch_x, _, x, _, stretch_y, y = matrix
+def _upright(
+    image: np.ndarray, geometry: Geometry, stretch_x: float, x: float, stretch_y: float, y: float
+) -> np.ndarray:
+    """`move_image` by another matrix: x and y are stretched by these positive factors, and then shifted."""
     (height, width), (image_height, image_width) = geometry.shape, image.shape[:2]
     seen = _whole(-y / stretch_y, -x / stretch_x, (height - y) / stretch_y, (width - x) / stretch_x)
     if seen and 0 <= seen[0] < seen[2] <= image_height and 0 <= seen[1] < seen[3] <= image_width:
@@ -260,7 +263,7 @@ def _upright(image: np.ndarray, matrix: Affine, geometry: Geometry) -> np.ndarra
         # Nothing is gained by enlarging all of an image of which little is seen.
         if 0 < (bottom - top) * (right - left) <= 4 * max(height * width, image_height * image_width):
             return _place(resized(image, bottom - top, right - left, geometry.method), top, left, geometry)
-    return _general(image, geometry._replace(matrix=matrix))
+    return _general(image, geometry._replace(matrix=Affine(xx=stretch_x, x0=x, yy=stretch_y, y0=y)))
 
 
 def _place(image: np.ndarray, top: int, left: int, geometry: Geometry) -> np.ndarray:
