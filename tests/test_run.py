@@ -147,6 +147,27 @@ def test_the_batch_size_changes_nothing(fitted, examples, batch_size):
         )
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_images_of_different_sizes_come_back_in_the_order_given(batch_size, monkeypatch, tmp_path):
+    """A network that says what it sees, behind transforms that pad to two sizes."""
+    import vision.run
+
+    network = vision.experiment.Network(None, None, None, {"transforms": "decode|pad_to(((8, 8), (16, 24)))"})
+    monkeypatch.setattr(vision.run, "compile_prediction", lambda _: lambda _, image: {"sum": image.sum(axis=(1, 2, 3))})
+    run = vision.run.Run(tmp_path, None, network, {}, 0)
+    sizes = [(8, 8), (9, 4), (3, 3), (16, 24), (5, 8), (8, 9), (1, 1), (2, 20)]
+    images = [np.full((*size, 3), 1 + number, np.uint8) for number, size in enumerate(sizes)]
+    images.insert(4, b"no image")
+    found = list(run.predictions(images, batch_size, on_bad_image="skip"))
+    assert [facts["index"] for facts in found] == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert [facts["size"] for facts in found] == sizes
+    for facts in found:
+        image = images[facts["index"]]
+        height, width = facts["size"]
+        np.testing.assert_array_equal(facts["image"][:height, :width], image)
+        assert facts["predictions"]["sum"] == image.astype(int).sum() and facts["image"].shape[:2] in ((8, 8), (16, 24))
+
+
 def test_unreadable_images_stop_or_are_left_out(fitted, examples, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
     images = [examples[0][0], str(tmp_path / "broken.png"), examples[0][1]]

@@ -72,7 +72,10 @@ class Run:
         ]
 
     def predictions(self, images: Any, batch_size: int = 32, on_bad_image: str = "stop") -> Iterator[dict[str, Any]]:
-        """For each image {"index", "image" (uint8, as the network saw it), "predictions": {name: array}}, in order."""
+        """For each image {"index", "image" (uint8, as the network saw it), "predictions": {name: array}}, in order.
+
+        Where the run's transforms pad (`pad_to`, `letterbox`), also "size": (height, width) of it without the padding.
+        """
         mesh = parallel.make_mesh(jax.local_devices()[:1])
         predict = compile_prediction(self.network)
         variables = parallel.replicate(self.variables, mesh)
@@ -81,6 +84,7 @@ class Run:
         pipeline = data.from_images(
             list(images), self.network.description["transforms"], batch_size=batch_size, on_bad_image=on_bad_image
         )
+        waiting, turn = {}, 0  # images of different shapes come out of order
         for batch in pipeline.batches():
             try:
                 outputs = jax.device_get(predict(variables, batch["image"]))
@@ -90,9 +94,19 @@ class Run:
                     f"After the run's transforms ({self.network.description['transforms']}) the images are {given}; "
                     f"the network was trained on {trained}. Resize them first."
                 ) from error
-            for row in np.flatnonzero(batch["mask"]):
-                arrays = jax.tree.map(lambda x, row=row: x[row], outputs)
-                yield {"index": int(batch["index"][row]), "image": batch["image"][row], "predictions": arrays}
+            for row in np.flatnonzero(batch["index"] >= 0).tolist():
+                index = int(batch["index"][row])
+                waiting[index] = None
+                if batch["mask"][row]:
+                    arrays = jax.tree.map(lambda x, row=row: x[row], outputs)
+                    waiting[index] = {"index": index, "image": batch["image"][row], "predictions": arrays}
+                    if "size" in batch:
+                        waiting[index]["size"] = tuple(batch["size"][row].tolist())
+            while turn in waiting:
+                found = waiting.pop(turn)
+                turn += 1
+                if found:
+                    yield found
 
     def evaluate(self, label: str | None = None, show: int = 0) -> dict[str, evaluation.Evaluation]:
         """One pass over each evaluation split of the config, or over the one of that label: {label: Evaluation}.

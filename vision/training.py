@@ -266,7 +266,11 @@ def draw(wired: Experiment, folder: Path, rows: list[dict[str, Any]], evaluation
 
 def as_results(found: Evaluation, label: str, class_names: tuple[str, ...]) -> Results:
     """An evaluation as the plots want it."""
-    stacked = jax.tree.map(lambda *values: np.stack(values), *found.shown) if found.shown else {}
+
+    def stack(*values: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        return np.stack(values) if len({np.shape(value) for value in values}) == 1 else list(values)
+
+    stacked = jax.tree.map(stack, *found.shown) if found.shown else {}
     return Results(
         images=[example["batch"]["image"] for example in found.shown],
         predictions=stacked.get("predictions", {}),

@@ -84,6 +84,22 @@ def test_transforms_draw_from_one_generator_in_turn():
     assert first.shape == (4, 4, 3)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "resize((4, 5))|pad_to(((3, 9), (6, 9), (5, 7)))",
+        "scale_jitter|brightness(0.5)|random_crop(6, pad_smaller=True)|resize_small(9)",
+        "resize_long(20)|contrast(0.5)|random_resized_crop((7, 3))|letterbox((9, 9))",
+        "noise(3)|flip|rotate(9)|central_crop((5, 9))",
+    ],
+)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_shape_is_known_without_the_image(text, seed):
+    image = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    moved = chain.apply(parse(text), {"image": image}, np.random.default_rng(seed))["image"]
+    assert chain.output_shape(parse(text), (9, 11), np.random.default_rng(seed)) == moved.shape[:2]
+
+
 def test_the_deterministic_part():
     assert parse("decode|random_crop(4)|resize(8)|flip") != parse("decode|resize(8)")
     assert chain.deterministic(parse("decode|random_crop(4)|resize(8)|flip")) == parse("decode|resize(8)")
@@ -97,14 +113,27 @@ def test_the_deterministic_part():
         ("decode|random_resized_crop(224, area=(0.3, 1.0), method='area')|flip", "decode|resize(224, 'area')"),
         (
             "decode|resize((40, 48))|random_crop((32, 40), padding=4, fill=9)|noise(3)",
-            "decode|resize((40, 48))|central_crop((32, 40))",
+            "decode|resize((40, 48))|central_crop((32, 40), fill=9)",
         ),
+        (
+            "decode|scale_jitter(0.5, 2.0)|random_crop(48, pad_smaller=True)|hue(9)|keep(('boxes',))",
+            "decode|central_crop(48, pad_smaller=True)|keep(('boxes',))",
+        ),
+        ("resize_long(9)|pad_to([[9, 9], [18, 9]])", "resize_long(9)|pad_to(((9, 9), (18, 9)))"),
     ],
 )
 def test_the_text_without_chance(text, expected):
     result = chain.deterministic_text(text)
     assert parse(result) == parse(expected)
     assert chain.deterministic_text(result) == result
+
+
+@pytest.mark.parametrize(
+    "text", ["flip|decode", "brightness(0.3)|decode", "brightness(0.3)", "noise(3)", "contrast(0.3)"]
+)
+def test_an_image_that_is_still_encoded(text):
+    with pytest.raises(UsageError, match='put "decode" first'):
+        chain.apply(parse(text), {"image": b"..."}, np.random.default_rng(0))
 
 
 def test_what_takes_the_place_of_a_random_transform_is_fixed_and_gives_the_same_size():

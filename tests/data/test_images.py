@@ -186,3 +186,34 @@ def test_floating_point_pixels_are_refused():
     data = encode(Image.fromarray(np.zeros((6, 8), np.float32)), "TIFF")
     with pytest.raises(BadImage):
         decode(data)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_sizes_without_decoding(kind, mode, tmp_path):
+    data = encode(picture(mode, 37, 61), kind)
+    (tmp_path / "image").write_bytes(data)
+    assert images.size(data) == images.size(tmp_path / "image") == images.size(decode(data)) == (37, 61)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"optimize": True}, {"comment": b"\xff\xc0 no frame"}])
+def test_sizes_of_other_jpegs_are_read_from_the_header(options, monkeypatch):
+    data = encode(picture("RGB", 37, 61), "JPEG", **options)
+    monkeypatch.setattr(images, "decode", None)
+    assert images.size(data) == (37, 61)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_sizes_are_those_of_the_upright_image(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture("RGB", 37, 61), kind, exif=exif)
+    assert images.size(data) == decode(data).shape[:2]
+
+
+def test_sizes_of_bad_images():
+    with pytest.raises(BadImage, match="not an image"):
+        images.size(b"no image")
+    with pytest.raises(BadImage, match="expected a uint8 array"):
+        images.size(np.zeros((3, 4), np.float32))

@@ -101,3 +101,11 @@ def test_constants_that_are_still_to_be_measured_or_do_not_fit():
         preprocess.create("center")
     with pytest.raises(UsageError, match=r"^config.data.preprocess.mean: 3 values .* for images of 1 channels"):
         preprocess.create("center", mean=MEAN)(IMAGES[..., :1])
+
+
+def test_padding_is_not_measured():
+    source = open_source("fake:12x20x3:2:9", "train")
+    plain = preprocess.measure(source, "decode")
+    assert preprocess.measure(source, "decode|pad_to(((12, 20),))") == plain
+    assert preprocess.measure(source, "decode|scale_jitter|random_crop(9)|pad_to(((9, 9),))") == plain
+    assert preprocess.measure(source, "decode|letterbox((30, 20))|flip") == plain

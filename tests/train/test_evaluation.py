@@ -248,6 +248,74 @@ def test_nothing_is_more_interesting_than_not_a_number():
     assert [int(example["batch"]["index"]) for example in shown] == [3, 43, 83, 100, 99]
 
 
+class Sizes:
+    """Images of 40 sizes, and the brightness of each pixel, in four classes, as its truth."""
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        shape = 3 + index % 14, 4 + 7 * index % 29
+        image = np.random.default_rng(index).integers(0, 256, (*shape, 1), np.uint8)
+        return {"image": image, "segmentation": image[..., 0] // 64}
+
+    def describe(self, index):
+        return str(index)
+
+    def labels(self):
+        return None
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_images_of_many_sizes_need_few_programs_and_give_what_they_give_one_by_one(batch_size):
+    import jax
+    import jax.numpy as jnp
+
+    from vision import tasks, training
+    from vision.data.pipeline import Pipeline
+    from vision.data.source import Source
+    from vision.train import evaluation, parallel
+
+    def metrics(batch):
+        known = (batch["segmentation"] != 255) & (batch["mask"][:, None, None] > 0)
+        said = batch["image"][..., 0] // 50
+        return {"right": jnp.sum(known & (said == batch["segmentation"])), "pixels": jnp.sum(known)}, said
+
+    def step(variables, batch):
+        del variables
+        sums, said = metrics(batch)
+        return sums, {"index": batch["index"], "size": batch["size"]}, {"said": said}, batch["index"]
+
+    task = tasks.Task(
+        loss=lambda outputs, batch: {},
+        metrics=lambda outputs, batch: {},
+        summarize=lambda sums: {"accuracy": sums["right"] / sums["pixels"]},
+        predict=lambda outputs: {},
+        summarize_collected=lambda rows: {"order": np.array([row["index"] for row in rows])},
+    )
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    compiled = parallel.compile_evaluation_step(step, mesh)
+    padded = Pipeline(Source("sizes", "", Sizes()), batch_size, "pad_to(((10, 20), (16, 16), (16, 32)))", train=False)
+    found = evaluation.evaluate(compiled, {}, padded, task, mesh, show=12)
+    assert 2 <= compiled._cache_size() <= 3
+
+    right, pixels = 0, 0
+    for index in range(40):
+        record = Sizes()[index]
+        right += np.sum(record["image"][..., 0] // 50 == record["segmentation"])
+        pixels += record["segmentation"].size
+    assert found.metrics["accuracy"] == pytest.approx(right / pixels, abs=1e-9)
+    assert found.arrays["order"].tolist() == list(range(40))
+
+    results = training.as_results(found, "test", ())
+    assert results.batch["index"].tolist() == list(range(39, 27, -1))
+    assert len({said.shape for said in results.predictions["said"]}) > 1
+    for index, image, said in zip(results.batch["index"], results.images, results.predictions["said"], strict=True):
+        height, width = Sizes()[index]["segmentation"].shape
+        np.testing.assert_array_equal(image[:height, :width], Sizes()[index]["image"])
+        np.testing.assert_array_equal(said, image[..., 0] // 50)
+
+
 def test_metric_names_without_computing():
     """From shapes alone: neither weights nor images are there."""
     import jax

@@ -2,15 +2,16 @@
 
 import ast
 import inspect
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vision import schema
-from vision.data.transforms import FIXED, TRANSFORMS, Example, is_random
+from vision.data.geometry import Shape
+from vision.data.pending import Pending
+from vision.data.transforms import FIXED, INJECTED, TRANSFORMS, Example, asks_for, is_random
 from vision.errors import UsageError, pick
-
-_INJECTED = ("example", "rng")
 
 
 class Call(NamedTuple):
@@ -41,12 +42,49 @@ def parse(text: str, where: str = "transforms") -> tuple[Call, ...]:
     return tuple(_call(node, where) for node in _links(expression))
 
 
-def apply(chain: tuple[Call, ...], example: Example, rng: np.random.Generator) -> Example:
-    """The example after all transforms, the random ones drawing from `rng` in turn."""
+def apply(chain: Sequence[Call], example: Example, rng: np.random.Generator | None) -> Example:
+    """The example after all transforms, the random ones drawing from `rng` in turn.
+
+    Geometry and colour are collected as one matrix each, and applied when a transform asks for the example itself, and
+    at the end: the image is interpolated once and rounded once. See `vision.data.pending`.
+    """
+    pending = Pending(example)
     for name, arguments in chain:
         function = TRANSFORMS[name]
-        example = function(example, rng, **arguments) if is_random(function) else function(example, **arguments)
-    return example
+        asked = asks_for(function)
+        if "example" in asked:
+            facts = {"example": pending.settle()}
+        elif "shape" in asked:
+            facts = {"shape": pending.shape}
+        else:
+            facts = {"grey": pending.grey()} if "grey" in asked else {}
+        if "rng" in asked:
+            facts["rng"] = rng
+        result = function(**facts, **arguments)
+        if "example" in asked:
+            pending = Pending(result)
+        elif "shape" in asked:
+            pending.move(result)
+        else:
+            pending.paint(result)
+    return pending.settle()
+
+
+def output_shape(chain: Sequence[Call], shape: Shape, rng: np.random.Generator | None) -> Shape:
+    """Height and width after all transforms of an image of this height and width, which itself is not needed.
+
+    Random transforms draw from `rng` as in `apply`, but for those of whole examples, which are passed over.
+    """
+    for name, arguments in chain:
+        function = TRANSFORMS[name]
+        asked = asks_for(function)
+        if "example" in asked:
+            continue
+        facts = {"shape": shape, "grey": 0.0, "rng": rng}
+        result = function(**{fact: facts[fact] for fact in asked}, **arguments)
+        if "shape" in asked:
+            shape = result.shape
+    return shape
 
 
 def deterministic(chain: tuple[Call, ...]) -> tuple[Call, ...]:
@@ -95,7 +133,7 @@ def _call(node: ast.expr, where: str) -> Call:
         raise UsageError(f"{where}: expected the name of a transform, given {ast.unparse(node)!r}.")
     function = pick(TRANSFORMS, "transform", name.id, where)
     place = f"{where}: {name.id}"
-    names = [parameter for parameter in inspect.signature(function).parameters if parameter not in _INJECTED]
+    names = [parameter for parameter in inspect.signature(function).parameters if parameter not in INJECTED]
     if len(positional) > len(names):
         raise UsageError(f"{place} takes {len(names)} arguments ({', '.join(names)}), given {len(positional)}.")
     arguments = {key: _literal(value, place) for key, value in zip(names, positional, strict=False)}
@@ -103,7 +141,7 @@ def _call(node: ast.expr, where: str) -> Call:
         if keyword.arg is None or keyword.arg in arguments:
             raise UsageError(f"{place}: {ast.unparse(keyword)!r} is given twice, or is not of the form name=value.")
         arguments[keyword.arg] = _literal(keyword.value, place)
-    schema.check(function, arguments, place, injected=_INJECTED)
+    schema.check(function, arguments, place, injected=INJECTED)
     return Call(name.id, arguments)
 
 
@@ -114,4 +152,8 @@ def _literal(node: ast.expr, place: str) -> Any:
         raise UsageError(
             f"{place}: arguments are numbers, strings, tuples or None, given {ast.unparse(node)!r}."
         ) from None
-    return tuple(value) if isinstance(value, list) else value
+    return _as_tuples(value)
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(map(_as_tuples, value)) if isinstance(value, list | tuple) else value

@@ -16,6 +16,7 @@ SUFFIXES = frozenset(
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_HEADER_BYTES = 1 << 16
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _NEVER_TRANSPARENT = (_JPEG_START, b"BM", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
 
@@ -54,10 +55,31 @@ def decode(image: bytes | str | os.PathLike | np.ndarray, channels: int = 3) -> 
     return _with_channels(_decode_bytes(image), channels)
 
 
-def _read(path: str | os.PathLike) -> bytes:
+def size(image: bytes | str | os.PathLike | np.ndarray) -> tuple[int, int]:
+    """Height and width that `decode` gives, read from the header of a JPEG or PNG file where that is enough.
+
+    Raises:
+        BadImage: as `decode`; but that a file is damaged further on may go unnoticed.
+    """
+    if isinstance(image, np.ndarray):
+        return _checked(image).shape[:2]
+    data = image if isinstance(image, bytes) else _read(image, _HEADER_BYTES)
+    if data.startswith(_PNG_START) and data is not image:
+        data = _read(image)  # its orientation may come after the pixels
+    return _header_size(data) or decode(image).shape[:2]
+
+
+def decoded(image: object) -> np.ndarray:
+    """The image of an example, which must have been decoded."""
+    if not isinstance(image, np.ndarray):
+        raise UsageError('The image is still encoded; put "decode" first among the transforms.')
+    return image
+
+
+def _read(path: str | os.PathLike, most: int = -1) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read()
+            return file.read(most)
     except OSError as error:
         raise BadImage((error.strerror or str(error)).lower()) from None
 
@@ -179,3 +201,22 @@ def _jpeg_is_whole(data: bytes) -> bool:
             position += 2
         else:
             position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+
+
+def _header_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width from a PNG file or the start of a JPEG file; None where it does not tell, or may be turned."""
+    if data.startswith(_PNG_START) and len(data) >= 24:
+        turned = b"eXIf" in data
+        return None if turned else (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
+    position = 2
+    while data.startswith(_JPEG_START) and position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xE1 and data[position + 4 : position + 8] == b"Exif":
+            return None
+        # ITU-T T.81, B.2.2: the frame header, of one of the coding processes; C4, C8 and CC are something else.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height = int.from_bytes(data[position + 5 : position + 7], "big")
+            width = int.from_bytes(data[position + 7 : position + 9], "big")
+            return (height, width) if height and width else None
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None

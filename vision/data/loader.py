@@ -1,12 +1,17 @@
 """(seed, step) -> batch, as a pure function: any step, in any order, in any process, on any host."""
 
+import contextlib
 import dataclasses
 import functools
+import math
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 
-from vision.data import chain
+from vision.data import chain, images
+from vision.data.geometry import Shape
+from vision.data.groups import Group, grouped
 from vision.data.images import BadImage
 from vision.data.source import Records
 from vision.errors import UsageError
@@ -36,6 +41,7 @@ class Loader:
         rows: this host's rows of the batch.
         spec: the fields of an example.
         spec_from: the place among the records of the example that has them.
+        groups: of a single pass over images of different shapes: the examples of each step, which have one shape.
     """
 
     records: Records
@@ -48,6 +54,7 @@ class Loader:
     rows: range
     spec: Spec
     spec_from: int = 0
+    groups: tuple[Group, ...] = ()
 
     def batch(self, step: int) -> Batch:
         """This host's rows of the batch of a step: the fields of the examples, `mask` and `index`.
@@ -56,7 +63,10 @@ class Loader:
         example among the records, `PADDING` for padding.
         """
         epochs, indices = self.places(step)
-        batch = {name: np.zeros((len(indices), *shape), dtype) for name, (shape, dtype) in self.spec.items()}
+        spec, spec_from = self.spec, self.spec_from
+        if step < len(self.groups):
+            spec, spec_from = self.groups[step].spec, self.groups[step].spec_from
+        batch = {name: np.zeros((len(indices), *shape), dtype) for name, (shape, dtype) in spec.items()}
         batch["mask"] = np.zeros(len(indices), np.float32)
         batch["index"] = indices.astype(np.int32)
         for row, (epoch, index) in enumerate(zip(epochs.tolist(), indices.tolist(), strict=True)):
@@ -68,8 +78,8 @@ class Loader:
                 if self.on_bad_image == "stop":
                     raise
                 continue
-            self._check_shapes(example, index)
-            for name in self.spec:
+            self._check_shapes(example, index, spec, spec_from)
+            for name in spec:
                 batch[name][row] = example[name]
             batch["mask"][row] = 1
         if self.repeat:
@@ -88,6 +98,12 @@ class Loader:
 
     def places(self, step: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows,) epoch and (rows,) place among the records, of this host's rows of the batch of a step."""
+        if self.groups:
+            indices = np.full(self.batch_size, PADDING)
+            if step < len(self.groups):
+                members = self.groups[step].indices
+                indices[: len(members)] = members
+            return np.zeros(len(self.rows), np.int64), indices[self.rows.start : self.rows.stop]
         count = len(self.records)
         epochs, positions = np.divmod(step * self.batch_size + np.asarray(self.rows, np.int64), count)
         indices = positions
@@ -102,14 +118,34 @@ class Loader:
 
     def example(self, index: int, epoch: int) -> Batch:
         """One example after its transforms; its randomness is its own, for each (seed, epoch, index)."""
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, _EXAMPLES], counter=[0, 0, epoch, index]))
+        with self._naming(index):
+            return _arrays(chain.apply(self.transforms, self.records[index], self._rng(index, epoch)))
+
+    def shape(self, index: int) -> Shape:
+        """Height and width of an example of a single pass, for which its image is not decoded if its header tells."""
+        with self._naming(index):
+            of_record = getattr(self.records, "size", None)
+            size = of_record(index) if of_record else images.size(self.records[index]["image"])
+            return chain.output_shape(self.transforms, size, self._rng(index, epoch=0))
+
+    def _rng(self, index: int, epoch: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.seed, _EXAMPLES], counter=[0, 0, epoch, index]))
+
+    @contextlib.contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Says in errors which record they are about."""
         try:
-            return _arrays(chain.apply(self.transforms, self.records[index], rng))
+            yield
         except UsageError as error:
             raise type(error)(f"{self.records.describe(index)}: {error}") from None
         except Exception as error:
             error.add_note(f"While reading {self.records.describe(index)}.")
             raise
+
+    def order(self, epoch: int) -> np.ndarray:
+        """(N,) places among the records in the order of an epoch."""
+        count = len(self.records)
+        return shuffled(self.seed, epoch, count) if self.shuffle else np.arange(count, dtype=np.int32)
 
     def with_spec(self, tries: int) -> "Loader":
         """This loader with the fields, shapes and dtypes of its first example that can be read.
@@ -130,14 +166,32 @@ class Loader:
             return self  # there will be no batch
         raise UsageError("None of the images can be read.")
 
-    def _check_shapes(self, example: Batch, index: int) -> None:
-        for name, (shape, _) in self.spec.items():
+    def with_groups(self, threads: int) -> "Loader":
+        """This loader with batches of one shape each, for a single pass over images of several.
+
+        Args:
+            threads: that look up the shapes.
+        """
+        groups = grouped(
+            self.shape,
+            lambda index: self.example(index, 0),
+            self.order(0),
+            self.batch_size,
+            self.on_bad_image == "skip",
+            threads,
+        )
+        largest = max(groups, key=lambda group: math.prod(group.spec["image"][0]))
+        return dataclasses.replace(self, spec=largest.spec, spec_from=largest.spec_from, groups=groups)
+
+    def _check_shapes(self, example: Batch, index: int, spec: Spec, spec_from: int) -> None:
+        for name, (shape, _) in spec.items():
             if name not in example or example[name].shape != shape:
                 given = "nothing" if name not in example else f"shape {example[name].shape}"
-                hint = ' Add a transform that gives all one size, such as "resize(224)".' if name == "image" else ""
+                hint = ' Add a transform that gives all one size, such as "resize(224)" or "pad_to".'
+                hint = hint if name == "image" else ""
                 raise UsageError(
                     f"{self.records.describe(index)}: {name!r} has {given}, while other examples have {shape}, "
-                    f"such as {self.records.describe(self.spec_from)}; a batch needs one shape.{hint}"
+                    f"such as {self.records.describe(spec_from)}; a batch needs one shape.{hint}"
                 )
 
 
@@ -158,9 +212,7 @@ def _arrays(example: dict) -> Batch:
     """The fields that can be in a batch, in dtypes that JAX keeps; strings, such as file names, stay behind."""
     arrays = {}
     for name, value in example.items():
-        if name == "image" and not isinstance(value, np.ndarray):
-            raise UsageError('The image is still encoded; put "decode" first among the transforms.')
-        array = np.asarray(value)
+        array = images.decoded(value) if name == "image" else np.asarray(value)
         if array.dtype.kind in "biuf":
             arrays[name] = array.astype(_NARROWER.get(array.dtype, array.dtype), copy=False)
     return arrays

@@ -167,7 +167,16 @@ class Pipeline:
             rows=range(host_index * host_rows, (host_index + 1) * host_rows),
             spec={},
         )
-        self._loader = loader.with_spec(tries=self._max_bad + 1)
+        several = [call for call in loader.transforms if call.name == "pad_to" and len(call.arguments["sizes"]) > 1]
+        if several and train:
+            raise UsageError(
+                f"{where}.transforms: pad_to has {len(several[0].arguments['sizes'])} sizes, but training needs images "
+                'of one: give it one size, or cut them out, such as with "random_crop(480, pad_smaller=True)".'
+            )
+        if several and len(source):
+            self._loader = loader.with_groups(threads or min(16, _cpu_cores()))
+        else:
+            self._loader = loader.with_spec(tries=self._max_bad + 1)
 
     @property
     def num_examples(self) -> int:
@@ -176,12 +185,14 @@ class Pipeline:
 
     @property
     def num_batches(self) -> int:
-        """Batches of one pass, the last of which may be padded (or, in training, belong to two epochs)."""
+        """Batches of one pass, the last of which (of each shape) may be padded, or in training belong to two epochs."""
+        if self._loader.groups:
+            return len(self._loader.groups)
         return math.ceil(len(self.source) / self.batch_size)
 
     @property
     def element_spec(self) -> dict:
-        """{name: jax.ShapeDtypeStruct} of a batch over all hosts."""
+        """{name: jax.ShapeDtypeStruct} of a batch over all hosts; where there are several shapes, of the largest."""
         import jax
 
         fields = {**self._loader.spec, "mask": ((), np.dtype(np.float32)), "index": ((), np.dtype(np.int32))}

@@ -123,20 +123,24 @@ def resolve(
 def measure(source: Source, transforms: str, examples: int = _MEASURED_EXAMPLES) -> dict[str, tuple[float, ...]]:
     """{"mean": ..., "std": ...}: of each channel, 0..1, over the pixels of evenly spaced examples of the source.
 
-    The images are taken as they are after the transforms that are not random. Every image counts alike, whatever its
-    size. A channel that does not vary gets the standard deviation 1. The result is the same every time.
+    The images are taken as they are after the transforms that are not random, without any padding. Every image counts
+    alike, whatever its size. A channel that does not vary gets the standard deviation 1. The result is the same every
+    time.
 
     Raises:
         UsageError: no image can be decoded.
     """
-    calls = chain.deterministic(chain.parse(transforms))
+    calls = [call for call in chain.deterministic(chain.parse(transforms)) if call.name != "pad_to"]
     chosen = np.unique(np.linspace(0, len(source) - 1, min(examples, len(source))).round().astype(int))
 
     def moments(index: int) -> np.ndarray | None:
         try:
-            image = chain.apply(calls, source.records[index], None)["image"]
+            example = chain.apply(calls, source.records[index], None)
         except BadImage:
             return None  # the pipeline deals with it
+        image = example["image"]
+        if "size" in example:
+            image = image[: example["size"][0], : example["size"][1]]
         values = image.reshape(-1, image.shape[-1]) / 255
         return np.stack([values.mean(axis=0), np.square(values).mean(axis=0)])
 

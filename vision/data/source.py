@@ -34,6 +34,10 @@ class Records(Protocol):
         """
         ...
 
+    # And, where it costs less than reading the record and the header of its image:
+    # def size(self, index: int) -> tuple[int, int]:
+    #     """Height and width of a record's image."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:

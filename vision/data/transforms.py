@@ -1,8 +1,16 @@
 """What happens to an example on its way into a batch, as configured: "decode|random_resized_crop(224)|flip".
 
-A transform is a function of an example, a dict of named fields, that returns a new one. One that is random takes the
-example's own generator as well, so that an example depends on the seed, the epoch and its place, and on nothing else.
-Images are uint8, (H, W, C), RGB. Add a function and name it in `TRANSFORMS` to add a transform.
+A transform is a function of what its first parameters ask for, and of its own arguments. There are three kinds:
+
+- `shape`, the height and width of the image: it returns a `Geometry`, by which the image and all that has coordinates
+  (boxes, masks, keypoints, the segmentation map) will be moved;
+- `rng` or `grey`, the image's mean grey level: it returns a colour matrix, (3, 4), see `vision.data.colour`;
+- `example`, a dict of named fields: it returns a new one, whose image has the same height and width.
+
+Those of the first two kinds need no pixels, so that `vision.data.chain` composes them and touches the image once. One
+that is random takes the example's own generator, `rng`, so that an example depends on the seed, the epoch and its
+place, and on nothing else. Images are uint8, (H, W, C), RGB. Add a function and name it in `TRANSFORMS` to add a
+transform.
 """
 
 import functools
@@ -13,11 +21,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vision.data import images
+from vision.data import colour, geometry, images
+from vision.data.geometry import Geometry, Shape
 from vision.errors import UsageError
 
 Example = dict[str, Any]
 Size = int | tuple[int, int]
+Method = Literal["auto", "linear", "area", "cubic", "nearest"]
 
 
 def decode(example: Example, *, channels: int = 3) -> Example:
@@ -29,190 +39,14 @@ def decode(example: Example, *, channels: int = 3) -> Example:
     return {**example, "image": images.decode(example["image"], channels)}
 
 
-# Geometry. Each is a change of coordinates, given by what its helper at the end of this file is called with.
-
-
-def resize(
-    example: Example, *, size: Size, method: Literal["auto", "linear", "area", "cubic", "nearest"] = "auto"
-) -> Example:
-    """Resizes to exactly this size; the proportions may change.
+def keep(example: Example, *, fields: str | tuple[str, ...]) -> Example:
+    """Drops every field but the image and the ones named, such as those that differ in shape between examples.
 
     Args:
-        size: height and width in pixels, one number for a square.
-        method: interpolation; "auto" is "linear", or "area" where a side shrinks to less than half.
+        fields: names of fields, which need not be there.
     """
-    return {**example, "image": _resized(_movable_image(example), *_height_width(size, "resize"), method)}
-
-
-def resize_small(
-    example: Example, *, size: int, method: Literal["auto", "linear", "area", "cubic", "nearest"] = "auto"
-) -> Example:
-    """Resizes so that the shorter side has this length; the proportions stay.
-
-    Args:
-        size: the shorter side in pixels.
-        method: interpolation, as for resize.
-    """
-    image = _movable_image(example)
-    size, _ = _height_width(size, "resize_small")
-    scale = size / min(image.shape[:2])
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    return {**example, "image": _resized(image, height, width, method)}
-
-
-def central_crop(example: Example, *, size: Size) -> Example:
-    """Cuts out the middle.
-
-    Args:
-        size: height and width in pixels, one number for a square.
-    """
-    image = _movable_image(example)
-    height, width = _height_width(size, "central_crop")
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return {**example, "image": _cropped(image, top, left, height, width, "central_crop")}
-
-
-def random_crop(example: Example, rng: np.random.Generator, *, size: Size, padding: int = 0, fill: int = 0) -> Example:
-    """Cuts out a random part, of the image with a border around it.
-
-    Args:
-        size: height and width in pixels, one number for a square.
-        padding: width of the border in pixels.
-        fill: grey level of the border, 0..255.
-    """
-    image = _movable_image(example)
-    height, width = _height_width(size, "random_crop")
-    _check("random_crop", padding=padding >= 0, fill=0 <= fill <= 255)
-    if padding:
-        cv2 = images.opencv()
-        border = cv2.copyMakeBorder(image, *(padding,) * 4, cv2.BORDER_CONSTANT, value=(fill,) * 3)
-        image = _with_channel(border)
-    top = rng.integers(max(0, image.shape[0] - height) + 1)
-    left = rng.integers(max(0, image.shape[1] - width) + 1)
-    return {**example, "image": _cropped(image, top, left, height, width, "random_crop")}
-
-
-def random_resized_crop(
-    example: Example,
-    rng: np.random.Generator,
-    *,
-    size: Size,
-    area: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    method: Literal["auto", "linear", "area", "cubic", "nearest"] = "auto",
-) -> Example:
-    """Resizes a rectangle of random area and aspect ratio ("Going deeper with convolutions", section 6).
-
-    Args:
-        size: height and width of the result in pixels, one number for a square.
-        area: smallest and largest share of the image's area.
-        ratio: smallest and largest width / height, drawn uniformly in its logarithm.
-        method: interpolation, as for resize.
-    """
-    image = _movable_image(example)
-    _check("random_resized_crop", area=0 < area[0] <= area[1] <= 1, ratio=0 < ratio[0] <= ratio[1])
-    top, left, height, width = _random_rectangle(rng, *image.shape[:2], area, ratio)
-    crop = image[top : top + height, left : left + width]
-    return {**example, "image": _resized(crop, *_height_width(size, "random_resized_crop"), method)}
-
-
-def flip(
-    example: Example,
-    rng: np.random.Generator,
-    *,
-    probability: float = 0.5,
-    direction: Literal["horizontal", "vertical"] = "horizontal",
-) -> Example:
-    """Mirrors the image at random.
-
-    Args:
-        probability: how often, 0..1.
-        direction: "horizontal" exchanges left and right, "vertical" top and bottom.
-    """
-    _check("flip", probability=0 <= probability <= 1)
-    if rng.random() >= probability:
-        return example
-    flipped = images.opencv().flip(_movable_image(example), 1 if direction == "horizontal" else 0)
-    return {**example, "image": _with_channel(flipped)}
-
-
-def rotate(example: Example, rng: np.random.Generator, *, degrees: float, fill: int = 0) -> Example:
-    """Turns the image about its centre by a random angle.
-
-    Args:
-        degrees: the largest angle, either way.
-        fill: grey level of what comes into view, 0..255.
-    """
-    angle = math.radians(rng.uniform(-degrees, degrees))
-    cosine, sine = math.cos(angle), math.sin(angle)
-    return _warp_about_centre(example, np.array([[cosine, sine], [-sine, cosine]]), (0.0, 0.0), fill)
-
-
-def translate(example: Example, rng: np.random.Generator, *, fraction: float, fill: int = 0) -> Example:
-    """Shifts the image by random whole pixels, in both directions independently.
-
-    Args:
-        fraction: the largest shift, as a share of the image's height and width, 0..1.
-        fill: grey level of what comes into view, 0..255.
-    """
-    _check("translate", fraction=0 <= fraction <= 1)
-    height, width = _movable_image(example).shape[:2]
-    down = np.rint(rng.uniform(-fraction, fraction) * height)
-    right = np.rint(rng.uniform(-fraction, fraction) * width)
-    return _warp_about_centre(example, np.eye(2), (right, down), fill)
-
-
-def scale(example: Example, rng: np.random.Generator, *, low: float, high: float, fill: int = 0) -> Example:
-    """Zooms about the centre by a random factor, drawn uniformly in its logarithm; the size of the image stays.
-
-    Args:
-        low: the smallest factor; below 1 the content shrinks.
-        high: the largest factor.
-        fill: grey level of what comes into view, 0..255.
-    """
-    _check("scale", low=low > 0, high=low <= high)
-    factor = math.exp(rng.uniform(math.log(low), math.log(high)))
-    return _warp_about_centre(example, np.eye(2) * factor, (0.0, 0.0), fill)
-
-
-# Colour.
-
-
-def brightness(example: Example, rng: np.random.Generator, *, amount: float) -> Example:
-    """Multiplies all values by a random factor.
-
-    Args:
-        amount: the factor is in [1 - amount, 1 + amount], 0..1.
-    """
-    _check("brightness", amount=0 <= amount <= 1)
-    return _blended(example, rng.uniform(1 - amount, 1 + amount), 0.0)
-
-
-def contrast(example: Example, rng: np.random.Generator, *, amount: float) -> Example:
-    """Moves all values away from, or towards, the image's mean grey level by a random factor.
-
-    Args:
-        amount: the factor is in [1 - amount, 1 + amount], 0..1.
-    """
-    _check("contrast", amount=0 <= amount <= 1)
-    grey = images.decode(_image(example), channels=1)
-    return _blended(example, rng.uniform(1 - amount, 1 + amount), float(grey.mean()))
-
-
-def saturation(example: Example, rng: np.random.Generator, *, amount: float) -> Example:
-    """Moves the colour of each pixel away from, or towards, its own grey level by a random factor. Grey images stay.
-
-    Args:
-        amount: the factor is in [1 - amount, 1 + amount], 0..1.
-    """
-    _check("saturation", amount=0 <= amount <= 1)
-    factor = rng.uniform(1 - amount, 1 + amount)
-    image = _image(example)
-    if image.shape[2] == 1:
-        return example
-    luma = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-    matrix = factor * np.eye(3) + (1 - factor) * np.tile(luma, (3, 1))
-    return {**example, "image": images.opencv().transform(image, matrix)}
+    kept = {"image", *((fields,) if isinstance(fields, str) else fields)}
+    return {name: value for name, value in example.items() if name in kept}
 
 
 def noise(example: Example, rng: np.random.Generator, *, std: float) -> Example:
@@ -222,7 +56,7 @@ def noise(example: Example, rng: np.random.Generator, *, std: float) -> Example:
         std: its standard deviation in grey levels, of 255.
     """
     _check("noise", std=std >= 0)
-    image = _image(example)
+    image = images.decoded(example["image"])
     noisy = image + np.float32(std) * rng.standard_normal(image.shape, np.float32)
     return {**example, "image": np.clip(np.rint(noisy), 0, 255).astype(np.uint8)}
 
@@ -230,20 +64,284 @@ def noise(example: Example, rng: np.random.Generator, *, std: float) -> Example:
 def keep_clean(example: Example) -> Example:
     """Keeps the image as it is now as the truth to restore, the field `target`: "decode|keep_clean|noise(50)".
 
-    Put it behind the geometric transforms: those after it would move the image and not the target.
+    Geometric transforms after it move both.
     """
-    return {**example, "target": _image(example)}
+    return {**example, "target": images.decoded(example["image"])}
 
 
-TRANSFORMS: dict[str, Callable[..., Example]] = {
+# Sizes and crops.
+
+
+def resize(shape: Shape, *, size: Size, method: Method = "auto") -> Geometry:
+    """Resizes to exactly this size; the proportions may change.
+
+    Args:
+        size: height and width in pixels, one number for a square.
+        method: interpolation; "auto" is "linear", or "area" where a side shrinks to less than half.
+    """
+    return geometry.resize(shape, _height_width(size, "resize"), method=method)
+
+
+def resize_small(shape: Shape, *, size: int, method: Method = "auto") -> Geometry:
+    """Resizes so that the shorter side has this length; the proportions stay.
+
+    Args:
+        size: the shorter side in pixels.
+        method: interpolation, as for resize.
+    """
+    _check("resize_small", size=size >= 1)
+    return geometry.resize(shape, _scaled(shape, size / min(shape)), method=method)
+
+
+def resize_long(shape: Shape, *, size: int, method: Method = "auto") -> Geometry:
+    """Resizes so that the longer side has this length; the proportions stay.
+
+    Args:
+        size: the longer side in pixels.
+        method: interpolation, as for resize.
+    """
+    _check("resize_long", size=size >= 1)
+    return geometry.resize(shape, _scaled(shape, size / max(shape)), method=method)
+
+
+def letterbox(shape: Shape, *, size: Size, fill: int = 0, method: Method = "auto") -> Geometry:
+    """Resizes to the largest size of the same proportions that fits, and pads at the bottom or at the right.
+
+    The field `size` then holds the height and width without the padding.
+
+    Args:
+        size: height and width of the result in pixels, one number for a square.
+        fill: grey level of the padding, 0..255.
+        method: interpolation, as for resize.
+    """
+    size = _height_width(size, "letterbox")
+    _check("letterbox", fill=0 <= fill <= 255)
+    inner = _scaled(shape, min(size[0] / shape[0], size[1] / shape[1]))
+    fitted = geometry.resize(shape, inner, method=method)
+    return fitted._replace(shape=size, fill=fill, border=True, size=inner)
+
+
+def pad_to(shape: Shape, *, sizes: tuple[tuple[int, int], ...], fill: int = 0) -> Geometry:
+    """Pads at the bottom and at the right to the smallest of some sizes that the image fits into.
+
+    With several sizes, images of different shapes are evaluated in batches of one shape each, and no more programs are
+    compiled than there are sizes; training needs one size. The field `size` then holds the height and width without
+    the padding. The segmentation map is padded with 255, which is ignored.
+
+    Args:
+        sizes: (height, width) pairs in pixels, in any order: ((512, 512), (512, 768), (768, 512)).
+        fill: grey level of the padding, 0..255.
+    """
+    _check("pad_to", sizes=bool(sizes) and all(min(size) >= 1 for size in sizes), fill=0 <= fill <= 255)
+    fitting = [size for size in sizes if size[0] >= shape[0] and size[1] >= shape[1]]
+    if not fitting:
+        largest = max(sizes, key=math.prod)
+        raise UsageError(
+            f"pad_to: the image, {shape[0]}x{shape[1]} (height x width), fits into none of the sizes, of which the "
+            f"largest is {largest[0]}x{largest[1]}; add a larger one, or resize first, such as with resize_long."
+        )
+    return geometry.crop(0, 0, min(fitting, key=math.prod), fill=fill, border=True, size=shape)
+
+
+def central_crop(shape: Shape, *, size: Size, pad_smaller: bool = False, fill: int = 0) -> Geometry:
+    """Cuts out the middle.
+
+    Args:
+        size: height and width in pixels, one number for a square.
+        pad_smaller: whether an image smaller than that is padded on all sides; otherwise it is an error.
+        fill: grey level of the padding, 0..255.
+    """
+    height, width = _height_width(size, "central_crop")
+    top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
+    return _crop("central_crop", shape, top, left, (height, width), 0, pad_smaller, fill)
+
+
+def random_crop(
+    shape: Shape,
+    rng: np.random.Generator,
+    *,
+    size: Size,
+    padding: int = 0,
+    fill: int = 0,
+    pad_smaller: bool = False,
+) -> Geometry:
+    """Cuts out a random part, of the image with a border around it.
+
+    Args:
+        size: height and width in pixels, one number for a square.
+        padding: width of the border in pixels.
+        fill: grey level of the border, 0..255; the segmentation map gets 255 there, which is ignored.
+        pad_smaller: whether an image smaller than that is padded at the bottom and right; otherwise it is an error.
+    """
+    height, width = _height_width(size, "random_crop")
+    _check("random_crop", padding=padding >= 0)
+    top = int(rng.integers(max(0, shape[0] + 2 * padding - height) + 1)) - padding
+    left = int(rng.integers(max(0, shape[1] + 2 * padding - width) + 1)) - padding
+    return _crop("random_crop", shape, top, left, (height, width), padding, pad_smaller, fill)
+
+
+def random_resized_crop(
+    shape: Shape,
+    rng: np.random.Generator,
+    *,
+    size: Size,
+    area: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    method: Method = "auto",
+) -> Geometry:
+    """Resizes a rectangle of random area and aspect ratio ("Going deeper with convolutions", section 6).
+
+    Args:
+        size: height and width of the result in pixels, one number for a square.
+        area: smallest and largest share of the image's area.
+        ratio: smallest and largest width / height, drawn uniformly in its logarithm.
+        method: interpolation, as for resize.
+    """
+    _check("random_resized_crop", area=0 < area[0] <= area[1] <= 1, ratio=0 < ratio[0] <= ratio[1])
+    size = _height_width(size, "random_resized_crop")
+    top, left, height, width = _random_rectangle(rng, *shape, area, ratio)
+    part = geometry.crop(top, left, (height, width))
+    return geometry.then(part, geometry.resize(part.shape, size, method=method))
+
+
+def scale_jitter(
+    shape: Shape, rng: np.random.Generator, *, low: float = 0.5, high: float = 2.0, method: Method = "auto"
+) -> Geometry:
+    """Resizes by a random factor, drawn uniformly, keeping the proportions; a crop of fixed size may follow.
+
+    Args:
+        low: the smallest factor.
+        high: the largest factor.
+        method: interpolation, as for resize.
+    """
+    _check("scale_jitter", low=low > 0, high=low <= high)
+    return geometry.resize(shape, _scaled(shape, rng.uniform(low, high)), method=method)
+
+
+# Movements on a canvas of the same size.
+
+
+def flip(
+    shape: Shape,
+    rng: np.random.Generator,
+    *,
+    probability: float = 0.5,
+    direction: Literal["horizontal", "vertical"] = "horizontal",
+    swap: tuple[tuple[int, int], ...] = (),
+) -> Geometry:
+    """Mirrors the image at random.
+
+    Args:
+        probability: how often, 0..1.
+        direction: "horizontal" exchanges left and right, "vertical" top and bottom.
+        swap: pairs of keypoints, by number from 0, that then exchange their places: left and right eye, ...
+    """
+    _check("flip", probability=0 <= probability <= 1)
+    if rng.random() >= probability:
+        return geometry.identity(shape)
+    return geometry.mirror(shape, 1 if direction == "horizontal" else 0, swap=swap)
+
+
+def rotate(shape: Shape, rng: np.random.Generator, *, degrees: float, fill: int = 0) -> Geometry:
+    """Turns the image about its centre by a random angle.
+
+    Args:
+        degrees: the largest angle, either way.
+        fill: grey level of what comes into view, 0..255.
+    """
+    _check("rotate", fill=0 <= fill <= 255)
+    angle = math.radians(rng.uniform(-degrees, degrees))
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return geometry.about_centre(shape, (cosine, sine, -sine, cosine), fill=fill)
+
+
+def translate(shape: Shape, rng: np.random.Generator, *, fraction: float, fill: int = 0) -> Geometry:
+    """Shifts the image by random whole pixels, in both directions independently.
+
+    Args:
+        fraction: the largest shift, as a share of the image's height and width, 0..1.
+        fill: grey level of what comes into view, 0..255.
+    """
+    _check("translate", fraction=0 <= fraction <= 1, fill=0 <= fill <= 255)
+    down = round(rng.uniform(-fraction, fraction) * shape[0])
+    right = round(rng.uniform(-fraction, fraction) * shape[1])
+    return geometry.about_centre(shape, (1.0, 0.0, 0.0, 1.0), (right, down), fill=fill)
+
+
+def scale(shape: Shape, rng: np.random.Generator, *, low: float, high: float, fill: int = 0) -> Geometry:
+    """Zooms about the centre by a random factor, drawn uniformly in its logarithm; the size of the image stays.
+
+    Args:
+        low: the smallest factor; below 1 the content shrinks.
+        high: the largest factor.
+        fill: grey level of what comes into view, 0..255.
+    """
+    _check("scale", low=low > 0, high=low <= high, fill=0 <= fill <= 255)
+    factor = math.exp(rng.uniform(math.log(low), math.log(high)))
+    return geometry.about_centre(shape, (factor, 0.0, 0.0, factor), fill=fill)
+
+
+# Colour.
+
+
+def brightness(rng: np.random.Generator, *, amount: float) -> np.ndarray:
+    """Multiplies all values by a random factor.
+
+    Args:
+        amount: the factor is in [1 - amount, 1 + amount], 0..1.
+    """
+    _check("brightness", amount=0 <= amount <= 1)
+    return colour.blend(rng.uniform(1 - amount, 1 + amount))
+
+
+def contrast(grey: float, rng: np.random.Generator, *, amount: float) -> np.ndarray:
+    """Moves all values away from, or towards, the image's mean grey level by a random factor.
+
+    The mean is that of the part of the image that crops have left, before it is resampled or padded.
+
+    Args:
+        amount: the factor is in [1 - amount, 1 + amount], 0..1.
+    """
+    _check("contrast", amount=0 <= amount <= 1)
+    return colour.blend(rng.uniform(1 - amount, 1 + amount), grey)
+
+
+def saturation(rng: np.random.Generator, *, amount: float) -> np.ndarray:
+    """Moves the colour of each pixel away from, or towards, its own grey level by a random factor. Grey images stay.
+
+    Args:
+        amount: the factor is in [1 - amount, 1 + amount], 0..1.
+    """
+    _check("saturation", amount=0 <= amount <= 1)
+    return colour.saturate(rng.uniform(1 - amount, 1 + amount))
+
+
+def hue(rng: np.random.Generator, *, degrees: float) -> np.ndarray:
+    """Turns all colours about the grey axis by a random angle; luma stays, and so do grey images.
+
+    Args:
+        degrees: the largest angle, either way; 180 reaches every hue.
+    """
+    _check("hue", degrees=0 <= degrees <= 180)
+    return colour.turn_hue(math.radians(rng.uniform(-degrees, degrees)))
+
+
+TRANSFORMS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         decode,
+        keep,
+        keep_clean,
+        noise,
         resize,
         resize_small,
+        resize_long,
+        letterbox,
+        pad_to,
         central_crop,
         random_crop,
         random_resized_crop,
+        scale_jitter,
         flip,
         rotate,
         translate,
@@ -251,40 +349,37 @@ TRANSFORMS: dict[str, Callable[..., Example]] = {
         brightness,
         contrast,
         saturation,
-        noise,
-        keep_clean,
+        hue,
     )
 }
 
+# What a transform may ask for by the name of a parameter, other than its own arguments.
+INJECTED = ("example", "shape", "grey", "rng")
 
 # What takes the place of a random transform that gives the image its size, where nothing is to be random.
 FIXED: dict[str, str] = {"random_resized_crop": "resize", "random_crop": "central_crop"}
 
 
 @functools.cache
+def asks_for(function: Callable) -> tuple[str, ...]:
+    """Those of `INJECTED` that a transform takes."""
+    return tuple(name for name in INJECTED if name in inspect.signature(function).parameters)
+
+
 def is_random(function: Callable) -> bool:
     """Whether a transform takes a generator."""
-    return "rng" in inspect.signature(function).parameters
+    return "rng" in asks_for(function)
 
 
-def _image(example: Example) -> np.ndarray:
-    image = example["image"]
-    if not isinstance(image, np.ndarray):
-        raise UsageError('The image is still encoded; put "decode" first among the transforms.')
-    return image
-
-
-def _movable_image(example: Example) -> np.ndarray:
-    """The image of an example that has no other field whose coordinates would have to follow it."""
-    follow = [name for name in ("boxes", "masks", "keypoints", "segmentation") if name in example]
-    if follow:
-        raise UsageError(f"The geometric transforms move the image only, not yet {', '.join(follow)}: leave them out.")
-    return _image(example)
-
-
-def _height_width(size: Size, transform: str) -> tuple[int, int]:
+def _height_width(size: Size, transform: str) -> Shape:
     height, width = (size, size) if isinstance(size, int) else size
     _check(transform, size=height >= 1 and width >= 1)
+    return height, width
+
+
+def _scaled(shape: Shape, factor: float) -> Shape:
+    """The nearest whole numbers of pixels, but at least one."""
+    height, width = (max(1, round(side * factor)) for side in shape)
     return height, width
 
 
@@ -295,27 +390,20 @@ def _check(transform: str, **arguments: bool) -> None:
             raise UsageError(f"{transform}: {name} is out of range; see vision.data.transforms.{transform}.")
 
 
-def _with_channel(image: np.ndarray) -> np.ndarray:
-    """(H, W, C) again, for OpenCV drops a single channel."""
-    return image if image.ndim == 3 else image[..., None]
-
-
-def _cropped(image: np.ndarray, top: int, left: int, height: int, width: int, transform: str) -> np.ndarray:
-    if height > image.shape[0] or width > image.shape[1]:
+def _crop(
+    transform: str, shape: Shape, top: int, left: int, size: Shape, padding: int, pad_smaller: bool, fill: int
+) -> Geometry:
+    """A crop of the image with a border, which must be large enough unless it may be padded."""
+    _check(transform, fill=0 <= fill <= 255)
+    smaller = size[0] > shape[0] + 2 * padding or size[1] > shape[1] + 2 * padding
+    if smaller and not pad_smaller:
         raise UsageError(
-            f"{transform}: the image, {image.shape[0]}x{image.shape[1]}, is smaller than the crop, {height}x{width}; "
-            "resize it first, such as with resize_small."
+            f"{transform}: the image, {shape[0]}x{shape[1]}, is smaller than the crop, {size[0]}x{size[1]}; "
+            "resize it first, such as with resize_small, or pad it, with pad_smaller=True."
         )
-    return image[top : top + height, left : left + width]
-
-
-def _resized(image: np.ndarray, height: int, width: int, method: str) -> np.ndarray:
-    if image.shape[:2] == (height, width):
-        return image
-    cv2 = images.opencv()
-    if method == "auto":
-        method = "area" if 2 * height < image.shape[0] or 2 * width < image.shape[1] else "linear"
-    return _with_channel(cv2.resize(image, (width, height), interpolation=getattr(cv2, f"INTER_{method.upper()}")))
+    if padding or smaller:
+        return geometry.crop(top, left, size, fill=fill, border=True)
+    return geometry.crop(top, left, size)
 
 
 def _random_rectangle(rng, image_height, image_width, area, ratio) -> tuple[int, int, int, int]:
@@ -333,27 +421,3 @@ def _random_rectangle(rng, image_height, image_width, area, ratio) -> tuple[int,
     width, height = min(image_width, round(image_height * aspect)), min(image_height, round(image_width / aspect))
     width, height = max(1, width), max(1, height)
     return (image_height - height) // 2, (image_width - width) // 2, height, width
-
-
-def _warp_about_centre(example: Example, linear: np.ndarray, shift: tuple[float, float], fill: int) -> Example:
-    """Moves what is at centre + p to centre + linear @ p + shift; points are (x, y) in pixels.
-
-    The centre of the pixel in row i and column j is the point (j, i) to OpenCV.
-    """
-    image = _movable_image(example)
-    _check("fill", fill=0 <= fill <= 255)
-    height, width = image.shape[:2]
-    centre = np.array([(width - 1) / 2, (height - 1) / 2])
-    matrix = np.column_stack([linear, centre - linear @ centre + shift])
-    cv2 = images.opencv()
-    warped = cv2.warpAffine(
-        image, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=(fill,) * 3
-    )
-    return {**example, "image": _with_channel(warped)}
-
-
-def _blended(example: Example, factor: float, towards: float) -> Example:
-    """factor * image + (1 - factor) * towards, rounded and clipped."""
-    levels = factor * np.arange(256) + (1 - factor) * towards
-    table = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
-    return {**example, "image": _with_channel(images.opencv().LUT(_image(example), table))}

@@ -45,15 +45,16 @@ def evaluate(
         show: how many examples to keep for pictures, by the task's `interest`.
         stop: whether to give up, asked between batches; then the result is None.
     """
-    sums, collected, shown = None, [], []
+    sums, collected, shown = None, {}, []
     waiting = []  # results one batch behind, so that the device computes while the host adds up
 
     def take(batch, results):
         nonlocal sums, shown
         new_sums, new_collected, predictions, interest = jax.device_get(results)
         sums = _add(sums, new_sums)
-        mask = _all_hosts(batch["mask"])
-        collected.extend(_examples(new_collected, mask))
+        if new_collected:
+            mask, index = _all_hosts(batch["mask"]), _all_hosts(batch["index"])
+            collected.update(zip(index[mask > 0].tolist(), _examples(new_collected, mask), strict=True))
         if show:
             examples = _examples(
                 {
@@ -80,7 +81,8 @@ def evaluate(
 
     values = dict(task.summarize(sums))
     if task.summarize_collected:
-        values |= task.summarize_collected(collected)
+        # Batches of one shape each do not come in the order of the data set.
+        values |= task.summarize_collected([collected[index] for index in sorted(collected)])
     scalars, arrays = split_scalars(values)
     return Evaluation(scalars, arrays, shown)
 
