@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from vision.data import check, open_source
-from vision.data.source import FakeRecords, ImageRecords, Source
+from vision.data.fake import FakeRecords
+from vision.data.source import ImageRecords, Source
 from vision.errors import UsageError
 
 

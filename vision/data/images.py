@@ -18,6 +18,7 @@ _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _NEVER_TRANSPARENT = (_JPEG_START, b"BM", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
+_UNREADABLE = "not an image that OpenCV can read, or a damaged one"
 
 
 class BadImage(UsageError):
@@ -49,17 +50,51 @@ def decode(image: bytes | str | os.PathLike | np.ndarray, channels: int = 3) -> 
     """
     if isinstance(image, np.ndarray):
         return _with_channels(_checked(image), channels)
-    if not isinstance(image, bytes):
-        image = _read(image)
-    return _with_channels(_decode_bytes(image), channels)
+    return _with_channels(_decode_bytes(read(image)), channels)
 
 
-def _read(path: str | os.PathLike) -> bytes:
+def decode_unchanged(data: bytes) -> np.ndarray:
+    """(H, W) or (H, W, channels) as the file has it: 8 or 16 bits, colours in OpenCV's order, not turned by EXIF.
+
+    Raises:
+        BadImage: as `decode`.
+    """
+    _check_whole(data)
+    image = _imdecode(data, opencv().IMREAD_UNCHANGED)
+    if image is None:
+        raise BadImage(_UNREADABLE)
+    return image
+
+
+def read(image: bytes | str | os.PathLike) -> bytes:
+    """The bytes of an encoded image, given by its path or as they are.
+
+    Raises:
+        BadImage: the file cannot be read.
+    """
+    if isinstance(image, bytes):
+        return image
     try:
-        with open(path, "rb") as file:
+        with open(image, "rb") as file:
             return file.read()
     except OSError as error:
         raise BadImage((error.strerror or str(error)).lower()) from None
+
+
+def encoded_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) in the header of a PNG or JPEG file, before EXIF turns it; None where it is not found."""
+    if data.startswith(_PNG_START) and len(data) >= 24:
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    if not data.startswith(_JPEG_START):
+        return None
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        # ITU-T T.81, table B.1: the frame headers are 0xC0 to 0xCF, less three of other kinds.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return tuple(int.from_bytes(data[position + at : position + at + 2], "big") for at in (5, 7))
+        position += 1 if marker == 0xFF else 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return None
 
 
 def _checked(array: np.ndarray) -> np.ndarray:
@@ -73,15 +108,10 @@ def _checked(array: np.ndarray) -> np.ndarray:
 def _decode_bytes(data: bytes) -> np.ndarray:
     """(H, W, 1 or 3) uint8."""
     cv2 = opencv()
-    if not data:
-        raise BadImage("the file is empty")
-    if data.startswith(_JPEG_START) and not _jpeg_is_whole(data):
-        raise BadImage("the JPEG file is truncated")  # OpenCV 4 fills the missing part with grey, without a word
-    if data.startswith(_PNG_START) and b"IEND" not in data:
-        raise BadImage("the PNG file is truncated")
+    _check_whole(data)
     image = _imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)  # any depth of 8 or 16 bits
     if image is None:
-        raise BadImage("not an image that OpenCV can read, or a damaged one")
+        raise BadImage(_UNREADABLE)
     # libtiff's own conversion to 8 bits, which OpenCV uses, has multiplied the colours by their opacity already.
     premultiplied = data.startswith(_TIFF_STARTS) and image.dtype == np.uint8
     image = cv2.cvtColor(_to_8_bits(image), cv2.COLOR_BGR2RGB)
@@ -89,6 +119,15 @@ def _decode_bytes(data: bytes) -> np.ndarray:
     if alpha is None:
         return image
     return image + (255 - alpha[..., None]) if premultiplied else _over_white(image, alpha)
+
+
+def _check_whole(data: bytes) -> None:
+    if not data:
+        raise BadImage("the file is empty")
+    if data.startswith(_JPEG_START) and not _jpeg_is_whole(data):
+        raise BadImage("the JPEG file is truncated")  # OpenCV 4 fills the missing part with grey, without a word
+    if data.startswith(_PNG_START) and b"IEND" not in data:
+        raise BadImage("the PNG file is truncated")
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray | None:

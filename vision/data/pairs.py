@@ -1,0 +1,392 @@
+"""`pairs:PATH`: a folder of images and label maps: ids, palettes, colours or instances, in any layout of the files."""
+
+import csv
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from vision.data import cache, class_tables, instances, label_maps, scan, splits
+from vision.data.class_tables import Table
+from vision.data.images import SUFFIXES, BadImage, encoded_size, read
+from vision.data.source import Source
+from vision.errors import UsageError, nearest, unknown_name
+
+_NAME_COLUMNS = ("name", "stem", "file", "image", "number", "id")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """Path of a label map -> (H, W) uint8 class ids.
+
+    Attributes:
+        mask: what is in a label map, as in `open_pairs`.
+        table: the classes.
+    """
+
+    mask: str
+    table: Table
+
+    def __call__(self, path: str) -> np.ndarray:
+        if self.mask == "instances":
+            return (label_maps.decode_ids(path) > 0).astype(np.uint8)
+        if self.mask == "colors":
+            return self.table.colour_table().read(path)
+        return self.table.ids_table().read(path, palette=self.mask == "palette")
+
+
+@dataclasses.dataclass(frozen=True)
+class PairRecords:
+    """`vision.data.source.SegmentationRecords` of image files and label maps.
+
+    Attributes:
+        images: the images' paths.
+        masks: the label maps' paths.
+        reader: of the label maps.
+    """
+
+    images: tuple[str, ...]
+    masks: tuple[str, ...]
+    reader: Reader
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        data = read(self.images[index])
+        return {"image": data, "segmentation": _read_map(self.reader, self.masks[index], data)}
+
+    def segmentation(self, index: int) -> np.ndarray:
+        """(H, W) uint8 class ids of a record."""
+        return _read_map(self.reader, self.masks[index], _header(self.images[index]))
+
+    def describe(self, index: int) -> str:
+        return self.images[index]
+
+    def labels(self) -> None:
+        """The classes are those of pixels."""
+
+    def fingerprint(self) -> str:
+        return cache.files_fingerprint((*self.images, *self.masks), repr(self.reader))
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceRecords:
+    """`vision.data.source.Records` of image files and maps of instance ids: objects of one class.
+
+    Attributes:
+        images: the images' paths.
+        maps: the paths of the maps.
+        max_objects: how many objects a record has room for.
+        masks: whether the records have masks.
+    """
+
+    images: tuple[str, ...]
+    maps: tuple[str, ...]
+    max_objects: int
+    masks: bool
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        data = read(self.images[index])
+        ids = _read_map(label_maps.decode_ids, self.maps[index], data)
+        found, boxes = instances.boxes(ids)
+        record = {
+            "image": data,
+            "boxes": instances.padded(boxes, self.max_objects),
+            "classes": np.zeros(self.max_objects, np.int32),
+            "valid": np.arange(self.max_objects) < len(found),
+        }
+        if self.masks:
+            record["masks"] = instances.masks(ids, found, self.max_objects)
+        return record
+
+    def describe(self, index: int) -> str:
+        return self.images[index]
+
+    def labels(self) -> np.ndarray:
+        """(M,) class 0 for each object in all maps."""
+        key = cache.files_fingerprint(self.maps, "instances")
+        labels = cache.load("labels", key)
+        if labels is None:
+            labels = np.zeros(sum(scan.in_threads(self._count, range(len(self)))), np.int32)
+            cache.save("labels", key, labels)
+        return labels
+
+    def _count(self, index: int) -> int:
+        try:
+            ids = label_maps.decode_ids(self.maps[index])
+        except BadImage:
+            return 0  # training stops at it or skips it, as the configuration says
+        return np.count_nonzero(np.unique(ids))
+
+
+def open_pairs(
+    path: str,
+    split: str,
+    where: str = "data",
+    *,
+    images: str = "images/*",
+    masks: str = "masks/*",
+    mask: Literal["ids", "palette", "colors", "instances"] = "ids",
+    classes: tuple[str, ...] = (),
+    ids: tuple[int, ...] = (),
+    colors: tuple[tuple[int, int, int], ...] = (),
+    ignore: tuple[int | tuple[int, int, int], ...] | Literal["others"] | None = None,
+    annotations: Literal["segmentation", "boxes", "masks"] = "segmentation",
+    max_objects: int = 100,
+    index: str = "index.csv",
+    lists: str = "splits/{split}.txt",
+) -> Source:
+    """Opens one split of a folder of images and label maps.
+
+    An image and a map belong together when the stars of the two patterns stand for the same names. A split is the
+    first of these that there is: what takes the place of "{split}" in the patterns; a subfolder `train`, `val` ... of
+    PATH, in which the patterns begin; the rows of `index` with the split's name in the column `split`; the names in the
+    file `lists`; or about 80 % ("train") and 20 % ("val", "test") of the pairs by a hash of their names, or "all". A
+    range of hashes may follow any of them: "train[:90%]", "train[90%:]".
+
+    Args:
+        path: the folder.
+        split: as above.
+        where: the place of the section in the configuration, for messages.
+        images: pattern of the images' paths in the folder; "*" stands for any name without "/", "{split}" for the
+            split. A pattern that ends with "*" takes every suffix of an image.
+        masks: pattern of the label maps' paths, with as many stars.
+        mask: what is in a label map: "ids", a class id of 8 or 16 bits in each pixel or the indices of a palette;
+            "palette", these only; "colors", a colour for each class; "instances", a number for each object, 0 for none.
+        classes: names of the classes; by default those in the folder's classes.csv, a table with the columns name and,
+            where wanted, id and r, g, b. With "instances" the background and the one class of all objects.
+        ids: the id of each class in the label maps; by default 0, 1, ...
+        colors: the (red, green, blue) of each class in the label maps.
+        ignore: ids or colours that become 255, or "others" for all that are no class; by default the id 255.
+        annotations: "segmentation", a class for each pixel; with "instances" also "boxes", the objects with a box
+            around each, or "masks", those with their pixels as well.
+        max_objects: objects a record has room for, where annotations are "boxes" or "masks".
+        index: a CSV file with the columns split and name, or number.
+        lists: text files with a name in each line, as Pascal VOC's ImageSets/Segmentation/{split}.txt.
+
+    Raises:
+        UsageError: no such folder or split, an image without a label map, or a table of classes that does not fit.
+    """
+    root = os.path.expanduser(path)
+    if not os.path.isdir(root):
+        raise UsageError(f"{where}.name: there is no folder {path!r}.")
+    if max_objects < 1:
+        raise UsageError(f"{where}.source.max_objects: expected at least 1, given {max_objects}.")
+    found = _pairs(root, split, images, masks, index, lists, where)
+    table = _table(root, mask, Table(classes, ids, colors, ignore), f"{where}.source")
+    image_files, mask_files = tuple(pair[0] for pair in found), tuple(pair[1] for pair in found)
+    name = f"pairs:{path}"
+    if annotations != "segmentation":
+        if mask != "instances":
+            raise UsageError(f"{where}.source.annotations: {annotations!r} needs mask='instances', given {mask!r}.")
+        records = InstanceRecords(image_files, mask_files, max_objects, annotations == "masks")
+        return Source(name, split, records, table.names[1:])
+    return Source(name, split, PairRecords(image_files, mask_files, Reader(mask, table)), table.names)
+
+
+def _read_map(reader: Callable[[str], np.ndarray], path: str, image: bytes) -> np.ndarray:
+    """A map, of the size of the image (its bytes, or the first of them)."""
+    try:
+        result = reader(path)
+    except UsageError as error:
+        raise type(error)(f"its label map {path}: {error}") from None
+    size = encoded_size(image)
+    # What EXIF turns by a quarter is upright in its map.
+    turned = image.startswith(b"\xff\xd8") and size == result.shape[::-1]
+    if size is None or size == result.shape or turned:
+        return result
+    raise UsageError(
+        f"its label map {path} is {result.shape[0]}x{result.shape[1]} (height x width), the image {size[0]}x{size[1]}"
+    )
+
+
+def _header(path: str) -> bytes:
+    """So much of a file that its size is in it."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(4096)
+            return data if encoded_size(data) else data + file.read()
+    except OSError:
+        return b""  # reported where the image is read
+
+
+def _table(root: str, mask: str, given: Table, where: str) -> Table:
+    """The classes of the configuration, or of the folder's classes.csv."""
+    known = None if given.names else class_tables.in_folder(root, where)
+    if known is not None:
+        given = Table(
+            known.names,
+            given.ids or known.ids,
+            given.colours or known.colours,
+            known.ignore if given.ignore is None else given.ignore,
+        )
+    if mask == "instances" and not given.names:
+        given = dataclasses.replace(given, names=("background", "object"))
+    if not given.names:
+        raise UsageError(f"{where}.classes: missing; name the classes here, or in a classes.csv in the folder {root}.")
+    if mask == "instances" and len(given.names) != 2:
+        raise UsageError(f"{where}.classes: 'instances' has a background and one class, given {given.names}.")
+    if mask == "colors" and not given.colours:
+        raise UsageError(f"{where}.colors: missing; give the (red, green, blue) of each class.")
+    if given.ignore not in (None, "others"):
+        kind, wrong = (int, "ids") if mask == "colors" else (tuple, "colours")
+        if any(isinstance(value, kind) for value in given.ignore):
+            raise UsageError(f"{where}.ignore: {wrong} {given.ignore}, where the label maps are {mask!r}.")
+    # The ids of a table of colours are those of its classes, which are their places.
+    return class_tables.checked(dataclasses.replace(given, ids=()) if mask == "colors" else given, where)
+
+
+def _pairs(
+    root: str, split: str, image_pattern: str, mask_pattern: str, index: str, lists: str, where: str
+) -> list[tuple[str, str]]:
+    """The (image, label map) files of a split, by their names' order."""
+    name, low, high = splits.parse(split, where)
+    if image_pattern.count("*") != mask_pattern.count("*") or "*" not in image_pattern:
+        raise UsageError(
+            f"{where}.source.masks: {mask_pattern!r} and images, {image_pattern!r}, need the same number of stars, at "
+            "least one."
+        )
+    base, patterns = root, [image_pattern, mask_pattern]
+    by_pattern = any("{split}" in pattern for pattern in patterns)
+    folders = [folder for folder in splits.subfolders(root) if folder in splits.SPLIT_FOLDERS]
+    by_folder = not by_pattern and "train" in folders
+    if by_pattern:
+        valid = _values_of_split(root, next(pattern for pattern in patterns if "{split}" in pattern))
+        if name not in valid:
+            raise unknown_name("split", name, valid, f"{where}.split")
+        patterns = [pattern.replace("{split}", name) for pattern in patterns]
+    elif by_folder:
+        if name not in folders:
+            raise unknown_name("split", name, folders, f"{where}.split")
+        base = os.path.join(root, name)
+    files = _files(base)
+    found, maps = (_matches(files, pattern, base, where) for pattern in patterns)
+    if not found:
+        raise UsageError(f"{where}.source.images: no image in {base} has a path like {patterns[0]!r}.")
+    chosen = sorted(found)
+    if not (by_pattern or by_folder):
+        rows = _rows(os.path.join(root, index), where) if index else None
+        listed = os.path.join(root, lists.replace("{split}", name)) if "{split}" in lists else ""
+        if rows is not None:
+            chosen = _listed(_row_names(rows, name, index, where), found, os.path.join(root, index), where)
+        elif listed and os.path.isdir(os.path.dirname(listed)):
+            chosen = _listed(_lines(listed, where), found, listed, where)
+        elif name in splits.HASH_SPLITS:
+            low, high = splits.within(name, low, high)
+        else:
+            raise unknown_name("split", name, splits.HASH_SPLITS, f"{where}.split")
+    chosen = [key for key in chosen if low <= splits.percentile(key) < high]
+    missing = [key for key in chosen if key not in maps]
+    if missing:
+        raise UsageError(
+            f"{where}.source.masks: {os.path.join(base, found[missing[0]])} has no label map "
+            f"{os.path.join(base, _filled(patterns[1], missing[0]))} ({len(missing)} such of {len(chosen)} images)."
+        )
+    return [(os.path.join(base, found[key]), os.path.join(base, maps[key])) for key in chosen]
+
+
+def _files(base: str) -> list[str]:
+    """Paths of all files below a folder, relative to it with "/", that are not hidden; sorted."""
+    result = []
+    for directory, folders, names in os.walk(base, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        relative = os.path.relpath(directory, base).replace(os.sep, "/")
+        prefix = "" if relative == "." else f"{relative}/"
+        result.extend(prefix + name for name in names if not name.startswith("."))
+    return sorted(result)
+
+
+def _expression(pattern: str, extra: Mapping[str, str] | None = None) -> re.Pattern:
+    parts = {"*": "([^/]*)", **(extra or {})}
+    text = "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*|\{split\})", pattern))
+    if pattern.endswith("*"):  # any suffix of an image
+        text += "(?i:" + "|".join(re.escape(suffix) for suffix in sorted(SUFFIXES)) + ")"
+    return re.compile(text)
+
+
+def _matches(files: Sequence[str], pattern: str, base: str, where: str) -> dict[str, str]:
+    """{what the stars stand for, joined by "/": file} of the files like a pattern."""
+    expression, result = _expression(pattern), {}
+    for file in files:
+        match = expression.fullmatch(file)
+        if not match:
+            continue
+        key = "/".join(match.groups())
+        if key in result:
+            raise UsageError(f"{where}.source: both {result[key]} and {file} in {base} are {key!r} of {pattern!r}.")
+        result[key] = file
+    return result
+
+
+def _values_of_split(root: str, pattern: str) -> list[str]:
+    """What may stand for "{split}"."""
+    expression = _expression(pattern, {"*": "[^/]*", "{split}": r"(\w+)"})
+    # A second "{split}" in the pattern is another group; the first one tells.
+    return sorted({match[1] for match in map(expression.fullmatch, _files(root)) if match})
+
+
+def _filled(pattern: str, key: str) -> str:
+    for part in key.split("/"):
+        pattern = pattern.replace("*", part, 1)
+    return pattern if os.path.splitext(pattern)[1] else f"{pattern}.png"
+
+
+def _rows(path: str, where: str) -> list[dict[str, str]] | None:
+    """The rows of an index with a column `split`, or None where there is no such file."""
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{where}.source.index: {path} cannot be read ({error}).") from None
+    return rows if rows and "split" in rows[0] else None
+
+
+def _row_names(rows: list[dict[str, str]], split: str, index: str, where: str) -> list[str]:
+    valid = sorted({row["split"] for row in rows} | {"all"})
+    if split not in valid:
+        raise unknown_name("split", split, valid, f"{where}.split")
+    column = next((column for column in _NAME_COLUMNS if column in rows[0]), None)
+    if column is None:
+        raise UsageError(
+            f"{where}.source.index: {index} needs one of the columns {', '.join(_NAME_COLUMNS)}; it has "
+            f"{', '.join(rows[0])}."
+        )
+    return [row[column] for row in rows if split in ("all", row["split"])]
+
+
+def _lines(path: str, where: str) -> list[str]:
+    """The first word of each line."""
+    if not os.path.isfile(path):
+        folder = os.path.dirname(path)
+        valid = [os.path.splitext(name)[0] for name in os.listdir(folder)]
+        raise unknown_name("split", os.path.splitext(os.path.basename(path))[0], valid, f"{where}.split")
+    with open(path, encoding="utf-8-sig") as file:
+        return [line.split()[0] for line in file if line.strip()]
+
+
+def _listed(names: Sequence[str], found: Mapping[str, str], file: str, where: str) -> list[str]:
+    """The keys of the images that a file names: as such, with folder and suffix, or by number."""
+    by_number = {int(key): key for key in found if key.isdecimal()}
+    by_path = {path: key for key, path in found.items()}
+    result = []
+    for name in names:
+        stem = os.path.splitext(name)[0]
+        candidates = (by_path.get(name), name, stem, os.path.basename(stem))
+        key = next((key for key in candidates if key in found), None)
+        if key is None and name.isdecimal():
+            key = by_number.get(int(name))
+        if key is None:
+            close = nearest(name, found)
+            hint = f"; the nearest is {found[close]}" if close else ""
+            raise UsageError(f"{where}.source: {file} names {name!r}, which is no image{hint}.")
+        result.append(key)
+    return result
