@@ -11,7 +11,6 @@ from vision.errors import unknown_name
 
 # The kinds of data sets that are not plain TFDS names. Each function is called with what follows "kind:", the split and
 # the section's place in the configuration, and the options.
-# section's place in the configuration, and the options.
 SOURCES: dict[str, Callable[..., Source]] = {
     "digits": digits.open_digits,
     "digit_scenes": digit_scenes.open_scenes,

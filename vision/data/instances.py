@@ -15,13 +15,13 @@ def boxes(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (n,) ids and (n, 4) float32 (x0, y0, x1, y1) in pixels, x1 and y1 exclusive, tight around what is seen.
     """
     y, x = np.nonzero(ids)
-    found, place = np.unique(ids[y, x], return_inverse=True)
-    result = np.zeros((len(found), 4), np.float32)
-    result[:, :2] = np.inf
-    for column, values in enumerate((x, y)):
-        np.minimum.at(result[:, column], place, values)
-        np.maximum.at(result[:, column + 2], place, values + 1)
-    return found, result
+    values = ids[y, x]
+    order = np.argsort(values, kind="stable")
+    found, starts = np.unique(values[order], return_index=True)
+    if not len(found):
+        return found, np.zeros((0, 4), np.float32)
+    corners = [ufunc.reduceat(side[order], starts) for ufunc in (np.minimum, np.maximum) for side in (x, y)]
+    return found, (np.stack(corners, axis=1) + (0, 0, 1, 1)).astype(np.float32)
 
 
 def padded(values: np.ndarray, count: int) -> np.ndarray:

@@ -76,4 +76,4 @@ def _histogram(source: Source, index: int) -> np.ndarray | BadImage:
         raise UsageError(f"{source.describe(index)}: {error}") from None
     # Exact up to 2**24 pixels of a class in an image; much faster than np.bincount on bytes.
     histogram = opencv().calcHist([np.ascontiguousarray(segmentation)], [0], None, [256], [0, 256])
-    return histogram[:, 0].astype(np.int64)
+    return histogram.ravel().astype(np.int64)

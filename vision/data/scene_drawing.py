@@ -80,8 +80,10 @@ def draw(seed: int, index: int, ink: np.ndarray, labels: np.ndarray, count: int 
         areas.append(int(np.count_nonzero(solid)))
         instances[window][solid] = len(drawn)
     grain = np.frombuffer(random.bytes(SIDE * SIDE * 3), np.uint8).reshape(SIDE, SIDE, 3)
-    canvas += (grain - 127.5) * ((4 + 16 * random.random_sample()) / 255)
-    image = np.rint(np.clip(canvas, 0, 255)).astype(np.uint8)
+    strength = (4 + 16 * random.random_sample()) / 255
+    canvas += ((np.arange(256) - 127.5) * strength).take(grain)
+    np.clip(canvas, 0, 255, out=canvas)
+    image = np.rint(canvas, out=canvas).astype(np.uint8)
     seen = np.bincount(instances.ravel(), minlength=len(drawn) + 1)[1:]
     visible = (seen / np.array(areas)).astype(np.float32)
     return Scene(image, instances, labels[drawn], visible, np.array(drawn))
@@ -95,9 +97,14 @@ def _background(random: np.random.RandomState) -> np.ndarray:
     )
     period, right, down = (int(low + span * random.random_sample()) for low, span in ((6, 20), (-3, 7), (1, 3)))
     strength = max(0.0, 40 * (random.random_sample() - 0.5))
-    wave = np.abs((right * _X + down * _Y) % (2 * period) - period) / period - 0.5
+    fine += middle
+    if strength:
+        fine += strength * (np.abs((right * _X + down * _Y) % (2 * period) - period) / period - 0.5)
     one, other = 0.5 + random.random_sample((2, 3))
-    return base + coarse[..., None] * one + (middle + fine + strength * wave)[..., None] * other
+    canvas = np.empty((SIDE, SIDE, 3))
+    for channel in range(3):
+        canvas[..., channel] = base[channel] + one[channel] * coarse + other[channel] * fine
+    return canvas
 
 
 def _cloud(random: np.random.RandomState, cells: int) -> np.ndarray:
@@ -107,7 +114,7 @@ def _cloud(random: np.random.RandomState, cells: int) -> np.ndarray:
     low = place.astype(int)
     share = place - low
     rows = grid[low] * (1 - share)[:, None] + grid[low + 1] * share[:, None]
-    return rows[:, low] * (1 - share) + rows[:, low + 1] * share
+    return rows.take(low, 1) * (1 - share) + rows.take(low + 1, 1) * share
 
 
 def _digit(random: np.random.RandomState, ink: np.ndarray, largest: int) -> np.ndarray:
@@ -134,8 +141,10 @@ def _sample(ink: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarra
     rows, columns = (np.clip(place, 0, ink.shape[0] - 1.001) for place in (rows, columns))
     top, left = rows.astype(int), columns.astype(int)
     down, right = rows - top, columns - left
-    upper = ink[top, left] * (1 - right) + ink[top, left + 1] * right
-    lower = ink[top + 1, left] * (1 - right) + ink[top + 1, left + 1] * right
+    place, flat = top * ink.shape[1] + left, ink.ravel()
+    upper = flat.take(place) * (1 - right) + flat.take(place + 1) * right
+    place += ink.shape[1]
+    lower = flat.take(place) * (1 - right) + flat.take(place + 1) * right
     return upper * (1 - down) + lower * down
 
 
@@ -171,13 +180,7 @@ def _place(
 def _colour(random: np.random.RandomState, under: np.ndarray) -> np.ndarray:
     """(3,) a colour whose brightness is well off that of most pixels around; the best of 16 if none is far enough."""
     wanted = 1000 * (45 + 50 * random.random_sample())
-    luma = np.rint(under) @ _LUMA
-    best, best_share = np.zeros(3), -1.0
-    for _ in range(16):
-        colour = np.rint(255 * random.random_sample(3))
-        share = np.count_nonzero(np.abs(luma - colour @ _LUMA) >= wanted) / luma.size
-        if share > best_share:
-            best, best_share = colour, share
-        if share >= 0.93:
-            break
-    return best
+    colours = np.rint(255 * random.random_sample((16, 3)))
+    contrast = np.abs((colours @ _LUMA)[:, None] - (np.rint(under) @ _LUMA).ravel())
+    share = np.count_nonzero(contrast >= wanted, axis=1) / contrast.shape[1]
+    return colours[np.argmax(np.minimum(share, 0.93))]
