@@ -77,9 +77,7 @@ def test_annotations_agree_with_each_other():
         assert not any(record[name][found:].any() for name in ("boxes", "classes", "visible", "masks"))
         ids = (record["masks"] * (record["classes"] + 1)[:, None, None]).sum(0)
         np.testing.assert_array_equal(segmentation, ids)  # and so no pixel is of two objects
-        for mask, box, visible in zip(
-            record["masks"][:found], record["boxes"], record["visible"], strict=False
-        ):
+        for mask, box, visible in zip(record["masks"][:found], record["boxes"], record["visible"], strict=False):
             y, x = np.nonzero(mask)
             assert box.tolist() == [x.min(), y.min(), x.max() + 1, y.max() + 1]
             assert scene_drawing.MIN_VISIBLE <= visible <= 1
@@ -124,9 +122,9 @@ def test_worker_processes_read_scenes():
 
 
 def test_mistakes():
-    with pytest.raises(UsageError, match="config.data.train.source.annotation: unknown key; did you mean 'annotations'"):
+    with pytest.raises(UsageError, match=r"train.source.annotation: unknown key; did you mean 'annotations'"):
         open_source("digit_scenes", "train", "config.data.train", dict(annotation="boxes"))
-    with pytest.raises(UsageError, match="source.objects: expected 'many' or 'one', given 'two'"):
+    with pytest.raises(UsageError, match=r"source.objects: expected 'many' or 'one', given 'two'"):
         open_source("digit_scenes", "train", options=dict(objects="two"))
     with pytest.raises(UsageError, match="unknown split 'val'"):
         open_source("digit_scenes", "val")

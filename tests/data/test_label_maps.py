@@ -53,7 +53,7 @@ def test_ids_become_classes():
     raw = np.array([[7, 8, 300], [0, 9, 7]], np.uint16)
     assert table.convert(raw).tolist() == [[0, 1, 2], [255, 255, 0]]
     assert table.convert(raw).dtype == np.uint8
-    with pytest.raises(UsageError, match="pixel at x 1, y 0 has the id 5; expected 7, 8, 300 of the 3 classes, or 0, 9"):
+    with pytest.raises(UsageError, match="x 1, y 0 has the id 5; expected 7, 8, 300 of the 3 classes, or 0, 9"):
         table.convert(np.array([[7, 5]], np.uint8))
     assert IdTable((7,), "others").convert(np.array([[7, 5]])).tolist() == [[0, 255]]
     with pytest.raises(UsageError, match="has the id 21; expected 0 to 20 of the 21 classes, or 255 to be ignored"):

@@ -41,7 +41,7 @@ class Report:
         if self.class_counts:
             low, high = min(self.class_counts), max(self.class_counts)
             each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            parts.append(f"{len(self.class_counts)} classes of {each}")
+            parts.append(f"{_classes(len(self.class_counts))} of {each}")
         if self.pixel_counts:
             parts += self._pixels()
         counts = self.class_counts or self.pixel_counts
@@ -50,7 +50,9 @@ class Report:
             shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
             parts.append(f"none of {shown}")
         if self.unreadable:
-            parts.append(f"{len(self.unreadable)} label maps cannot be read, such as that of {self.unreadable[0]}")
+            count = len(self.unreadable)
+            which = "label map cannot be read, that" if count == 1 else "label maps cannot be read, such as that"
+            parts.append(f"{count} {which} of {self.unreadable[0]}")
         return ", ".join(parts)
 
     def _names(self, count: int) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ class Report:
             for count, name in zip(self.pixel_counts, self._names(len(self.pixel_counts)), strict=False)
         ]
         seen = sorted((share for share in shares if share[0]), reverse=True)
-        first = f"{len(shares)} classes of pixels"
+        first = f"{_classes(len(shares))} of pixels"
         if len(seen) <= _LISTED:
             parts = [f"{name} {_percent(share)}" for share, name in shares if share]
         else:
@@ -73,6 +75,10 @@ class Report:
         if self.ignored_pixels:
             parts.append(f"{_percent(self.ignored_pixels / (total + self.ignored_pixels))} ignored")
         return [": ".join([first, *parts[:1]]), *parts[1:]]
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"
 
 
 def _percent(share: float) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vision.data import cache, splits
-from vision.data.images import BadImage, opencv, read
+from vision.data.images import BadImage, read
 from vision.data.label_maps import IGNORE, MAX_CLASSES, decode_colours, pack
 from vision.data.source import Source
 from vision.errors import UsageError, unknown_name
@@ -251,13 +251,23 @@ def region_mask(region: Any, size: tuple[int, int]) -> np.ndarray:
             )
         values = np.arange(len(counts)) % 2 == 1
         return np.repeat(values, counts).reshape(width, height).T
-    mask = np.zeros((height, width), np.uint8)
-    cv2, fraction = opencv(), 8  # bits behind the point of OpenCV's coordinates
+    mask = np.zeros(size, bool)
     for polygon in region:
-        corners = np.asarray(polygon, np.float64).reshape(-1, 2) - 0.5  # to OpenCV a pixel's centre is a whole number
-        if len(corners) >= 3:
-            cv2.fillPoly(mask, [np.rint(corners * 2**fraction).astype(np.int32)], 1, cv2.LINE_8, fraction)
-    return mask.astype(bool)
+        mask |= _polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), size)
+    return mask
+
+
+def _polygon_mask(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the pixels whose centres are inside, by the even-odd rule."""
+    height, width = size
+    (x0, y0), (x1, y1) = (points.T[:, :, None] for points in (corners, np.roll(corners, -1, axis=0)))
+    centres = np.arange(height) + 0.5
+    edges, rows = np.nonzero((y0 <= centres) != (y1 <= centres))
+    x0, y0, x1, y1 = (value[edges, 0] for value in (x0, y0, x1, y1))
+    crossings = x0 + (centres[rows] - y0) * (x1 - x0) / (y1 - y0)
+    first = np.clip(np.ceil(crossings - 0.5), 0, width).astype(int)  # the pixel whose centre comes next
+    turns = np.bincount(rows * (width + 1) + first, minlength=height * (width + 1)).reshape(height, width + 1)
+    return np.cumsum(turns, axis=1)[:, :width] % 2 == 1
 
 
 def run_lengths(text: str) -> np.ndarray:

@@ -20,8 +20,9 @@ def boxes(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found, starts = np.unique(values[order], return_index=True)
     if not len(found):
         return found, np.zeros((0, 4), np.float32)
-    corners = [ufunc.reduceat(side[order], starts) for ufunc in (np.minimum, np.maximum) for side in (x, y)]
-    return found, (np.stack(corners, axis=1) + (0, 0, 1, 1)).astype(np.float32)
+    low = [np.minimum.reduceat(side[order], starts) for side in (x, y)]
+    high = [np.maximum.reduceat(side[order], starts) + 1 for side in (x, y)]
+    return found, np.stack([*low, *high], axis=1).astype(np.float32)
 
 
 def padded(values: np.ndarray, count: int) -> np.ndarray:
