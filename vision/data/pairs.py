@@ -1,21 +1,17 @@
-"""`pairs:PATH`: a folder of images and label maps: ids, palettes, colours or instances, in any layout of the files."""
+"""`pairs:PATH`: a folder of images and label maps, which hold ids, colours or instances."""
 
-import csv
 import dataclasses
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import numpy as np
 
-from vision.data import cache, class_tables, instances, label_maps, scan, splits
+from vision.data import cache, class_tables, instances, label_maps, pair_files, scan
 from vision.data.class_tables import Table
-from vision.data.images import SUFFIXES, BadImage, encoded_size, read
+from vision.data.images import BadImage, encoded_size, read
 from vision.data.source import Source
-from vision.errors import UsageError, nearest, unknown_name
-
-_NAME_COLUMNS = ("name", "stem", "file", "image", "number", "id")
+from vision.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +175,7 @@ def open_pairs(
         raise UsageError(f"{where}.name: there is no folder {path!r}.")
     if max_objects < 1:
         raise UsageError(f"{where}.source.max_objects: expected at least 1, given {max_objects}.")
-    found = _pairs(root, split, images, masks, index, lists, where)
+    found = pair_files.find(root, split, images, masks, index, lists, where)
     table = _table(root, mask, Table(classes, ids, colors, ignore), f"{where}.source")
     image_files, mask_files = tuple(pair[0] for pair in found), tuple(pair[1] for pair in found)
     name = f"pairs:{path}"
@@ -241,152 +237,3 @@ def _table(root: str, mask: str, given: Table, where: str) -> Table:
             raise UsageError(f"{where}.ignore: {wrong} {given.ignore}, where the label maps are {mask!r}.")
     # The ids of a table of colours are those of its classes, which are their places.
     return class_tables.checked(dataclasses.replace(given, ids=()) if mask == "colors" else given, where)
-
-
-def _pairs(
-    root: str, split: str, image_pattern: str, mask_pattern: str, index: str, lists: str, where: str
-) -> list[tuple[str, str]]:
-    """The (image, label map) files of a split, by their names' order."""
-    name, low, high = splits.parse(split, where)
-    if image_pattern.count("*") != mask_pattern.count("*") or "*" not in image_pattern:
-        raise UsageError(
-            f"{where}.source.masks: {mask_pattern!r} and images, {image_pattern!r}, need the same number of stars, at "
-            "least one."
-        )
-    base, patterns = root, [image_pattern, mask_pattern]
-    by_pattern = any("{split}" in pattern for pattern in patterns)
-    folders = [folder for folder in splits.subfolders(root) if folder in splits.SPLIT_FOLDERS]
-    by_folder = not by_pattern and "train" in folders
-    if by_pattern:
-        valid = _values_of_split(root, next(pattern for pattern in patterns if "{split}" in pattern))
-        if name not in valid:
-            raise unknown_name("split", name, valid, f"{where}.split")
-        patterns = [pattern.replace("{split}", name) for pattern in patterns]
-    elif by_folder:
-        if name not in folders:
-            raise unknown_name("split", name, folders, f"{where}.split")
-        base = os.path.join(root, name)
-    files = _files(base)
-    found, maps = (_matches(files, pattern, base, where) for pattern in patterns)
-    if not found:
-        raise UsageError(f"{where}.source.images: no image in {base} has a path like {patterns[0]!r}.")
-    chosen = sorted(found)
-    if not (by_pattern or by_folder):
-        rows = _rows(os.path.join(root, index), where) if index else None
-        listed = os.path.join(root, lists.replace("{split}", name)) if "{split}" in lists else ""
-        if rows is not None:
-            chosen = _listed(_row_names(rows, name, index, where), found, os.path.join(root, index), where)
-        elif listed and os.path.isdir(os.path.dirname(listed)):
-            chosen = _listed(_lines(listed, where), found, listed, where)
-        elif name in splits.HASH_SPLITS:
-            low, high = splits.within(name, low, high)
-        else:
-            raise unknown_name("split", name, splits.HASH_SPLITS, f"{where}.split")
-    chosen = [key for key in chosen if low <= splits.percentile(key) < high]
-    missing = [key for key in chosen if key not in maps]
-    if missing:
-        raise UsageError(
-            f"{where}.source.masks: {os.path.join(base, found[missing[0]])} has no label map "
-            f"{os.path.join(base, _filled(patterns[1], missing[0]))} ({len(missing)} such of {len(chosen)} images)."
-        )
-    return [(os.path.join(base, found[key]), os.path.join(base, maps[key])) for key in chosen]
-
-
-def _files(base: str) -> list[str]:
-    """Paths of all files below a folder, relative to it with "/", that are not hidden; sorted."""
-    result = []
-    for directory, folders, names in os.walk(base, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        relative = os.path.relpath(directory, base).replace(os.sep, "/")
-        prefix = "" if relative == "." else f"{relative}/"
-        result.extend(prefix + name for name in names if not name.startswith("."))
-    return sorted(result)
-
-
-def _expression(pattern: str, extra: Mapping[str, str] | None = None) -> re.Pattern:
-    parts = {"*": "([^/]*)", **(extra or {})}
-    text = "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*|\{split\})", pattern))
-    if pattern.endswith("*"):  # any suffix of an image
-        text += "(?i:" + "|".join(re.escape(suffix) for suffix in sorted(SUFFIXES)) + ")"
-    return re.compile(text)
-
-
-def _matches(files: Sequence[str], pattern: str, base: str, where: str) -> dict[str, str]:
-    """{what the stars stand for, joined by "/": file} of the files like a pattern."""
-    expression, result = _expression(pattern), {}
-    for file in files:
-        match = expression.fullmatch(file)
-        if not match:
-            continue
-        key = "/".join(match.groups())
-        if key in result:
-            raise UsageError(f"{where}.source: both {result[key]} and {file} in {base} are {key!r} of {pattern!r}.")
-        result[key] = file
-    return result
-
-
-def _values_of_split(root: str, pattern: str) -> list[str]:
-    """What may stand for "{split}"."""
-    expression = _expression(pattern, {"*": "[^/]*", "{split}": r"(\w+)"})
-    # A second "{split}" in the pattern is another group; the first one tells.
-    return sorted({match[1] for match in map(expression.fullmatch, _files(root)) if match})
-
-
-def _filled(pattern: str, key: str) -> str:
-    for part in key.split("/"):
-        pattern = pattern.replace("*", part, 1)
-    return pattern if os.path.splitext(pattern)[1] else f"{pattern}.png"
-
-
-def _rows(path: str, where: str) -> list[dict[str, str]] | None:
-    """The rows of an index with a column `split`, or None where there is no such file."""
-    if not os.path.isfile(path):
-        return None
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{where}.source.index: {path} cannot be read ({error}).") from None
-    return rows if rows and "split" in rows[0] else None
-
-
-def _row_names(rows: list[dict[str, str]], split: str, index: str, where: str) -> list[str]:
-    valid = sorted({row["split"] for row in rows} | {"all"})
-    if split not in valid:
-        raise unknown_name("split", split, valid, f"{where}.split")
-    column = next((column for column in _NAME_COLUMNS if column in rows[0]), None)
-    if column is None:
-        raise UsageError(
-            f"{where}.source.index: {index} needs one of the columns {', '.join(_NAME_COLUMNS)}; it has "
-            f"{', '.join(rows[0])}."
-        )
-    return [row[column] for row in rows if split in ("all", row["split"])]
-
-
-def _lines(path: str, where: str) -> list[str]:
-    """The first word of each line."""
-    if not os.path.isfile(path):
-        folder = os.path.dirname(path)
-        valid = [os.path.splitext(name)[0] for name in os.listdir(folder)]
-        raise unknown_name("split", os.path.splitext(os.path.basename(path))[0], valid, f"{where}.split")
-    with open(path, encoding="utf-8-sig") as file:
-        return [line.split()[0] for line in file if line.strip()]
-
-
-def _listed(names: Sequence[str], found: Mapping[str, str], file: str, where: str) -> list[str]:
-    """The keys of the images that a file names: as such, with folder and suffix, or by number."""
-    by_number = {int(key): key for key in found if key.isdecimal()}
-    by_path = {path: key for key, path in found.items()}
-    result = []
-    for name in names:
-        stem = os.path.splitext(name)[0]
-        candidates = (by_path.get(name), name, stem, os.path.basename(stem))
-        key = next((key for key in candidates if key in found), None)
-        if key is None and name.isdecimal():
-            key = by_number.get(int(name))
-        if key is None:
-            close = nearest(name, found)
-            hint = f"; the nearest is {found[close]}" if close else ""
-            raise UsageError(f"{where}.source: {file} names {name!r}, which is no image{hint}.")
-        result.append(key)
-    return result
