@@ -10,7 +10,7 @@ import numpy as np
 
 SIDE = 96
 MAX_OBJECTS = 8
-MIN_VISIBLE = 0.5  # the share of a digit's pixels that later ones must leave in sight
+MIN_VISIBLE = 0.65  # the share of a digit's pixels that later ones must leave in sight
 MIN_HEIGHT, MAX_HEIGHT = 14, 44
 _MARGIN, _SCALE = 2, 8  # a glyph has two empty pixels around its 8x8, and 8x8 samples for each
 _LEVEL = 0.46  # where, between paper and ink, the edge of a digit is
@@ -153,10 +153,10 @@ def _place(
 ) -> tuple[int, int] | None:
     """The first of up to 20 random places (top, left) that leaves enough of each earlier digit; None if there is none.
 
-    One time in five, at first, the place is beside or upon an earlier digit.
+    Some of the time, at first, the place is beside or upon an earlier digit.
     """
     height, width = solid.shape
-    beside = bool(areas) and random.random_sample() < 0.2
+    beside = bool(areas) and random.random_sample() < 0.15
     for attempt in range(20):
         down, right = random.random_sample(2)
         if beside and attempt < 10:
