@@ -41,7 +41,7 @@ def fitted(tmp_path_factory):
 @pytest.fixture(scope="module")
 def examples(fitted):
     """The test split: (uint8 images (N, 8, 8, 1), labels (N,))."""
-    from vision.data.source import open_source
+    from vision.data import open_source
 
     source = open_source("digits", "test")
     cv2 = opencv()

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from vision import data, models, schema, tasks
 from vision.config import freeze, thaw
-from vision.data import preprocess
+from vision.data import catalog, preprocess
 from vision.errors import UsageError, nearest, pick
 from vision.train import optimizer as optimizers
 from vision.train.settings import CheckpointSettings, EvaluateSettings, LogSettings, TrainSettings
@@ -84,7 +84,11 @@ def sections(config: ConfigDict) -> Iterator[Section]:
     _check_names(values_at(config, "config.data"), "config.data", ("preprocess", "train", "eval"))
     yield section("config.data.preprocess", preprocess.PREPROCESS, kind="preprocessing", injected=("images",))
     for path in data_paths(config):
-        yield section(path, None, data.create, injected=PIPELINE_FACTS)
+        pipeline = section(path, None, data.create, injected=PIPELINE_FACTS)
+        yield pipeline
+        if isinstance(pipeline.values.get("name"), str):  # else the check of the section above says what is wrong
+            function = catalog.opener(pipeline.values.name, path)
+            yield section(f"{path}.source", None, function, injected=catalog.FACTS)
     values = values_at(config, "config.optimizer")
     if "name" not in values:
         raise UsageError(f"config.optimizer: missing 'name'. Valid: {', '.join(sorted(optimizers.OPTIMIZERS))}.")

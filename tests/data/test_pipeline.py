@@ -8,10 +8,11 @@ import pytest
 from PIL import Image
 
 from vision.data import create, from_images
+from vision.data.fake import FakeRecords
 from vision.data.images import BadImage
 from vision.data.loader import PADDING, shuffled
 from vision.data.pipeline import Pipeline
-from vision.data.source import FakeRecords, Source
+from vision.data.source import Source
 from vision.errors import UsageError
 
 RANDOM = "decode|random_crop(8, padding=2)|flip|noise(5.0)"

@@ -87,7 +87,7 @@ def test_labels_are_read_once_and_kept(monkeypatch, tmp_path):
     first = open_source("insects", "train").labels
     (kept,) = tmp_path.rglob("*.npy")
     source = open_source("insects", "train")
-    monkeypatch.setattr(source.records, "_data", None)
+    monkeypatch.setattr(source.records.data, "_data", None)
     np.testing.assert_array_equal(source.labels, first)
     kept.write_bytes(b"damaged")
     np.testing.assert_array_equal(open_source("insects", "train").labels, first)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import vision
+from vision.data import open_source
 from vision.data.images import opencv
-from vision.data.source import open_source
 
 
 @pytest.fixture(scope="module")

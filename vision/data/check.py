@@ -4,8 +4,12 @@ import dataclasses
 
 import numpy as np
 
+from vision.data import scan
+from vision.data.label_maps import IGNORE
 from vision.data.source import Source
 from vision.errors import UsageError
+
+_LISTED = 4  # classes of pixels; of more, only the range is told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +22,9 @@ class Report:
         num_examples: in the split.
         class_names: the name of each class; () without classes.
         class_counts: examples of each class; () without labels.
+        pixel_counts: pixels of each class; () without label maps.
+        ignored_pixels: pixels that are to be ignored.
+        unreadable: what is wrong with the label maps that cannot be read.
     """
 
     name: str
@@ -25,18 +32,57 @@ class Report:
     num_examples: int
     class_names: tuple[str, ...] = ()
     class_counts: tuple[int, ...] = ()
+    pixel_counts: tuple[int, ...] = ()
+    ignored_pixels: int = 0
+    unreadable: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         parts = [f"{self.name} {self.split}: {self.num_examples:,} examples"]
         if self.class_counts:
             low, high = min(self.class_counts), max(self.class_counts)
             each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            parts.append(f"{len(self.class_counts)} classes of {each}")
-            empty = [str(name) for name, count in zip(self.class_names, self.class_counts, strict=False) if not count]
-            if empty:
-                shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
-                parts.append(f"none of {shown}")
+            parts.append(f"{_classes(len(self.class_counts))} of {each}")
+        if self.pixel_counts:
+            parts += self._pixels()
+        counts = self.class_counts or self.pixel_counts
+        empty = [str(name) for name, count in zip(self._names(len(counts)), counts, strict=False) if not count]
+        if empty:
+            shown = ", ".join(empty[:5]) + (", ..." if len(empty) > 5 else "")
+            parts.append(f"none of {shown}")
+        if self.unreadable:
+            count = len(self.unreadable)
+            which = "label map cannot be read, that" if count == 1 else "label maps cannot be read, such as that"
+            parts.append(f"{count} {which} of {self.unreadable[0]}")
         return ", ".join(parts)
+
+    def _names(self, count: int) -> tuple[str, ...]:
+        return self.class_names or tuple(str(label) for label in range(count))
+
+    def _pixels(self) -> list[str]:
+        """The share of each class if they are few; else that of the largest, and the range of the others."""
+        total = max(1, sum(self.pixel_counts))
+        shares = [
+            (count / total, name)
+            for count, name in zip(self.pixel_counts, self._names(len(self.pixel_counts)), strict=False)
+        ]
+        seen = sorted((share for share in shares if share[0]), reverse=True)
+        first = f"{_classes(len(shares))} of pixels"
+        if len(seen) <= _LISTED:
+            parts = [f"{name} {_percent(share)}" for share, name in shares if share]
+        else:
+            (most, name), (high, _), (low, _) = seen[0], seen[1], seen[-1]
+            parts = [f"{name} {_percent(most)}", f"others {_percent(low)} to {_percent(high)}"]
+        if self.ignored_pixels:
+            parts.append(f"{_percent(self.ignored_pixels / (total + self.ignored_pixels))} ignored")
+        return [": ".join([first, *parts[:1]]), *parts[1:]]
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count} classes"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.2g} %" if share < 0.995 else f"{share * 100:.4g} %"
 
 
 def check(source: Source, num_classes: int | None = None, where: str = "data") -> Report:
@@ -55,6 +101,8 @@ def check(source: Source, num_classes: int | None = None, where: str = "data") -
     known = len(source.class_names)
     if num_classes is not None and known and known != num_classes:
         raise UsageError(f"{where}.name: {source.name!r} has {known} classes, while the model has {num_classes}.")
+    if source.has_segmentation:
+        return _check_pixels(source, num_classes, where)
     labels = source.labels
     if labels is None:
         if num_classes is not None:
@@ -73,3 +121,37 @@ def check(source: Source, num_classes: int | None = None, where: str = "data") -
         )
     counts = np.bincount(labels, minlength=count)
     return Report(source.name, source.split, len(source), source.class_names, tuple(counts.tolist()))
+
+
+def _check_pixels(source: Source, num_classes: int | None, where: str) -> Report:
+    """Counts the pixels of each class, without decoding an image.
+
+    Raises:
+        UsageError: an id that is no class; says in which record and where in its label map.
+    """
+    try:
+        found = scan.count_pixels(source)
+    except UsageError as error:
+        raise UsageError(f"{where}.name: {error}.") from None
+    if len(found.unreadable) == len(source):
+        raise UsageError(f"{where}.name: no label map can be read; {next(iter(found.unreadable.values()))}.")
+    highest = int(np.flatnonzero(found.counts[:IGNORE]).max(initial=0))
+    count = len(source.class_names) or num_classes or highest + 1
+    wrong = np.flatnonzero(found.counts[count:IGNORE]) + count
+    if wrong.size:
+        first = int(found.first[wrong].min())
+        segmentation = source.records.segmentation(first)
+        y, x = np.argwhere((segmentation >= count) & (segmentation != IGNORE))[0]
+        raise UsageError(
+            f"{where}.name: {source.describe(first)}: the pixel at x {x}, y {y} of its label map has the class "
+            f"{segmentation[y, x]}, but classes are 0 to {count - 1}, or {IGNORE} to be ignored."
+        )
+    return Report(
+        source.name,
+        source.split,
+        len(source),
+        source.class_names,
+        pixel_counts=tuple(found.counts[:count].tolist()),
+        ignored_pixels=int(found.counts[IGNORE]),
+        unreadable=tuple(found.unreadable.values()),
+    )

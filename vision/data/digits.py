@@ -1,53 +1,37 @@
 """The embedded data set: scikit-learn's 1,797 handwritten digits of 8x8 pixels, in TFDS, prepared on first use."""
 
-import contextlib
 import functools
 import hashlib
-import io
-import os
 
 import numpy as np
 
+from vision.data import builders, tfds_source
+from vision.data.builders import png
+from vision.data.source import Source
 from vision.errors import UsageError
 
 TEST_EXAMPLES = 360
 
 
-def prepare(data_dir: str | None = None) -> str:
-    """The folder of the prepared data set, which is written first if it is not there. Needs no network.
-
-    Several processes may start at once: TFDS writes into a folder of its own and renames it when it is complete, so
-    that the data set is there as a whole or not at all, and the one who comes second uses what the first has made.
+def open_digits(rest: str, split: str, where: str = "data") -> Source:
+    """Opens one split, "train" or "test", or a slice of one.
 
     Args:
-        data_dir: the TFDS data folder; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        rest: nothing.
+        split: as TFDS writes it: "train[:90%]".
+        where: the place of the section in the configuration, for messages.
 
     Raises:
-        UsageError: the folder cannot be written.
+        UsageError: no such split, or the data set cannot be written.
     """
-    data_dir = os.path.expanduser(data_dir or default_data_dir())
-    folder = os.path.join(data_dir, "digits", "1.0.0")
-    if os.path.isdir(folder):
-        return folder
-    import tensorflow_datasets as tfds
-
-    tfds.disable_progress_bar()
-    config = tfds.download.DownloadConfig(try_download_gcs=False)
-    try:
-        with contextlib.redirect_stdout(None):  # TFDS announces a download of unknown size
-            builder(data_dir).download_and_prepare(download_config=config, file_format="array_record")
-    except OSError as error:
-        if not os.path.isdir(folder):
-            raise UsageError(
-                f"Cannot prepare the digits data set in {data_dir} ({error.strerror or error}); "
-                "set TFDS_DATA_DIR to a folder that can be written."
-            ) from error
-    return folder
+    if rest:
+        raise UsageError(f"{where}.name: 'digits' takes no argument, given {rest!r}.")
+    return tfds_source.open_directory("digits", prepare(), split, where)
 
 
-def default_data_dir() -> str:
-    """The TFDS data folder."""
-    return os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
+def prepare(data_dir: str | None = None) -> str:
+    """The folder of the prepared data set, which is written first if it is not there; see `builders.prepare`."""
+    return builders.prepare("digits/1.0.0", builder, data_dir)
 
 
 def builder(data_dir: str | None = None):
@@ -92,17 +76,23 @@ def _builder_class():
 
         def _examples(self, images, labels, chosen):
             for index in chosen:
-                yield int(index), {"image": _png(images[index]), "label": int(labels[index]), "id": int(index)}
+                yield int(index), {"image": png(images[index]), "label": int(labels[index]), "id": int(index)}
 
     return Digits
 
 
 def load() -> tuple[np.ndarray, np.ndarray]:
     """All images (1797, 8, 8, 1) uint8, whose 17 grey levels 0..16 are stretched over 0..255, and labels (1797,)."""
+    images, labels = levels()
+    return np.rint(images * 255 / 16).astype(np.uint8)[..., None], labels
+
+
+def levels() -> tuple[np.ndarray, np.ndarray]:
+    """All images (1797, 8, 8) float64 with their grey levels 0..16, and labels (1797,)."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
-    return np.rint(data.images * 255 / 16).astype(np.uint8)[..., None], data.target
+    return data.images, data.target
 
 
 def test_indices(labels: np.ndarray) -> np.ndarray:
@@ -115,10 +105,3 @@ def test_indices(labels: np.ndarray) -> np.ndarray:
     order = np.lexsort((key, labels))
     chosen = (np.arange(TEST_EXAMPLES) + 0.5) * len(labels) / TEST_EXAMPLES
     return np.sort(order[chosen.astype(int)])
-
-
-def _png(image: np.ndarray):
-    from vision.data.images import opencv
-
-    _, encoded = opencv().imencode(".png", image)
-    return io.BytesIO(encoded.tobytes())  # TFDS takes encoded images as files

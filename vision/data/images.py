@@ -19,6 +19,7 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _HEADER_BYTES = 1 << 16
 _TIFF_STARTS = (b"II*\0", b"MM\0*")
 _NEVER_TRANSPARENT = (_JPEG_START, b"BM", b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")
+_UNREADABLE = "not an image that OpenCV can read, or a damaged one"
 
 
 class BadImage(UsageError):
@@ -50,9 +51,7 @@ def decode(image: bytes | str | os.PathLike | np.ndarray, channels: int = 3) -> 
     """
     if isinstance(image, np.ndarray):
         return _with_channels(_checked(image), channels)
-    if not isinstance(image, bytes):
-        image = _read(image)
-    return _with_channels(_decode_bytes(image), channels)
+    return _with_channels(_decode_bytes(read(image)), channels)
 
 
 def size(image: bytes | str | os.PathLike | np.ndarray) -> tuple[int, int]:
@@ -63,9 +62,9 @@ def size(image: bytes | str | os.PathLike | np.ndarray) -> tuple[int, int]:
     """
     if isinstance(image, np.ndarray):
         return _checked(image).shape[:2]
-    data = image if isinstance(image, bytes) else _read(image, _HEADER_BYTES)
+    data = image if isinstance(image, bytes) else read(image, _HEADER_BYTES)
     if data.startswith(_PNG_START) and data is not image:
-        data = _read(image)  # its orientation may come after the pixels
+        data = read(image)  # its orientation may come after the pixels
     return _header_size(data) or decode(image).shape[:2]
 
 
@@ -76,9 +75,29 @@ def decoded(image: object) -> np.ndarray:
     return image
 
 
-def _read(path: str | os.PathLike, most: int = -1) -> bytes:
+def decode_unchanged(data: bytes) -> np.ndarray:
+    """(H, W) or (H, W, channels) as the file has it: 8 or 16 bits, colours in OpenCV's order, not turned by EXIF.
+
+    Raises:
+        BadImage: as `decode`.
+    """
+    _check_whole(data)
+    image = _imdecode(data, opencv().IMREAD_UNCHANGED)
+    if image is None:
+        raise BadImage(_UNREADABLE)
+    return image
+
+
+def read(image: bytes | str | os.PathLike, most: int = -1) -> bytes:
+    """The bytes of an encoded image, given by its path or as they are; of a file at most the first `most`.
+
+    Raises:
+        BadImage: the file cannot be read.
+    """
+    if isinstance(image, bytes):
+        return image
     try:
-        with open(path, "rb") as file:
+        with open(image, "rb") as file:
             return file.read(most)
     except OSError as error:
         raise BadImage((error.strerror or str(error)).lower()) from None
@@ -95,15 +114,10 @@ def _checked(array: np.ndarray) -> np.ndarray:
 def _decode_bytes(data: bytes) -> np.ndarray:
     """(H, W, 1 or 3) uint8."""
     cv2 = opencv()
-    if not data:
-        raise BadImage("the file is empty")
-    if data.startswith(_JPEG_START) and not _jpeg_is_whole(data):
-        raise BadImage("the JPEG file is truncated")  # OpenCV 4 fills the missing part with grey, without a word
-    if data.startswith(_PNG_START) and b"IEND" not in data:
-        raise BadImage("the PNG file is truncated")
+    _check_whole(data)
     image = _imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)  # any depth of 8 or 16 bits
     if image is None:
-        raise BadImage("not an image that OpenCV can read, or a damaged one")
+        raise BadImage(_UNREADABLE)
     # libtiff's own conversion to 8 bits, which OpenCV uses, has multiplied the colours by their opacity already.
     premultiplied = data.startswith(_TIFF_STARTS) and image.dtype == np.uint8
     image = cv2.cvtColor(_to_8_bits(image), cv2.COLOR_BGR2RGB)
@@ -111,6 +125,15 @@ def _decode_bytes(data: bytes) -> np.ndarray:
     if alpha is None:
         return image
     return image + (255 - alpha[..., None]) if premultiplied else _over_white(image, alpha)
+
+
+def _check_whole(data: bytes) -> None:
+    if not data:
+        raise BadImage("the file is empty")
+    if data.startswith(_JPEG_START) and not _jpeg_is_whole(data):
+        raise BadImage("the JPEG file is truncated")  # OpenCV 4 fills the missing part with grey, without a word
+    if data.startswith(_PNG_START) and b"IEND" not in data:
+        raise BadImage("the PNG file is truncated")
 
 
 def _imdecode(data: bytes, flags: int) -> np.ndarray | None:

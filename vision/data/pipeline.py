@@ -5,13 +5,14 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from vision.data import chain
+from vision.data.catalog import open_source
 from vision.data.loader import PADDING, Batch, Loader
-from vision.data.source import ImageRecords, Source, open_source
+from vision.data.source import ImageRecords, Source
 from vision.errors import UsageError
 
 
@@ -21,6 +22,7 @@ def create(
     batch_size: int,
     transforms: str,
     *,
+    source: dict[str, Any] | None = None,
     shuffle: bool | None = None,
     on_bad_image: Literal["stop", "skip"] = "stop",
     max_bad_share: float = 0.01,
@@ -36,10 +38,12 @@ def create(
     """Opens a data set and makes batches of it; a section of `config.data` holds these arguments.
 
     Args:
-        name: the data set: "digits", "folder:PATH", "fake:32x32x3:10", or a prepared TFDS name such as "cifar10".
+        name: the data set: "digits", "digit_scenes", "folder:PATH", "pairs:PATH", "coco_panoptic:PATH",
+            "fake:32x32x3:10", or a prepared TFDS name such as "cifar10".
         split: "train", "test", or a slice of one: "train[:90%]".
         batch_size: examples per step, over all hosts and devices.
         transforms: what is done to each example, as in "decode|random_resized_crop(224)|flip".
+        source: options of the data set, which depend on its kind: for "digit_scenes" annotations="boxes".
         shuffle: a new random order in every epoch; by default when training.
         on_bad_image: "stop" at an image that cannot be decoded, or "skip" and count it.
         max_bad_share: the largest share of the data set that may be skipped, 0..1.
@@ -55,11 +59,11 @@ def create(
     Raises:
         UsageError: no such data set, split or transform; a value out of range; a first example that cannot be read.
     """
-    source = open_source(name, split, where)
-    if not len(source):
+    opened = open_source(name, split, where, source)
+    if not len(opened):
         raise UsageError(f"{where}.split: {split!r} of {name!r} has no examples.")
     return Pipeline(
-        source,
+        opened,
         batch_size,
         transforms,
         shuffle=shuffle,

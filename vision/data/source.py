@@ -1,14 +1,11 @@
-"""Where examples come from: a source is a random-access sequence of records, opened by name."""
+"""Where examples come from: a source is a random-access sequence of records; `vision.data.catalog` opens it by name."""
 
 import dataclasses
 import functools
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-
-from vision.errors import UsageError, unknown_name
 
 
 class Records(Protocol):
@@ -30,13 +27,25 @@ class Records(Protocol):
     def labels(self) -> np.ndarray | None:
         """(M,) integer class of each record, or of each object in all records; read without decoding any image.
 
-        None where there are no classes.
+        None where there are no classes, or none but those of pixels.
         """
         ...
 
     # And, where it costs less than reading the record and the header of its image:
     # def size(self, index: int) -> tuple[int, int]:
     #     """Height and width of a record's image."""
+
+
+class SegmentationRecords(Records, Protocol):
+    """Records with a class for every pixel, as `segmentation` (H, W) uint8, 255 = ignore."""
+
+    def segmentation(self, index: int) -> np.ndarray:
+        """The `segmentation` of a record, read without decoding its image."""
+        ...
+
+    def fingerprint(self) -> str | None:
+        """A text that is another one when the label maps may have changed; None where counts are not to be kept."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,94 +71,16 @@ class Source:
         """Names a record for a message."""
         return self.records.describe(index)
 
+    @property
+    def has_segmentation(self) -> bool:
+        """Whether the classes are those of pixels: the records are `SegmentationRecords`."""
+        return hasattr(self.records, "segmentation")
+
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
         """(M,) int32 class of each record, or of each object, or None; read on first use, no image is decoded."""
         labels = self.records.labels()
         return None if labels is None else np.asarray(labels, np.int32)
-
-
-def open_source(name: str, split: str, where: str = "data") -> Source:
-    """Opens one split of a data set.
-
-    Args:
-        name: "digits"; "folder:PATH", one folder per class; "fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]", random
-            images; or any TFDS name that is prepared as ArrayRecord: "cifar10", "imagenet2012", "name/config:version".
-        split: a split of the data set, or a slice of one as TFDS writes it: "train", "train[:90%]".
-        where: the place of the section in the configuration, for messages.
-
-    Raises:
-        UsageError: no such data set or split, or the data are not there.
-    """
-    kind, separator, rest = name.partition(":")
-    if kind in SOURCES:
-        return SOURCES[kind](rest, split, where)
-    is_tfds_version = re.fullmatch(r"\d+\.\d+\.\d+|\d+\.\*\.\*|\d+\.\d+\.\*", rest)
-    if separator and not is_tfds_version:
-        raise unknown_name("kind of data set", kind, SOURCES, f"{where}.name")
-    from vision.data import tfds_source
-
-    return tfds_source.open_prepared(name, split, where)
-
-
-def _digits(rest: str, split: str, where: str) -> Source:
-    from vision.data import digits, tfds_source
-
-    if rest:
-        raise UsageError(f"{where}.name: 'digits' takes no argument, given {rest!r}.")
-    return tfds_source.open_directory("digits", digits.prepare(), split, where)
-
-
-def _folder(path: str, split: str, where: str) -> Source:
-    from vision.data import folder
-
-    return folder.open_folder(path, split, where)
-
-
-def _fake(rest: str, split: str, where: str) -> Source:
-    match = re.fullmatch(r"(\d+)x(\d+)x([13]):(\d+)(?::(\d+))?", rest)
-    if not match:
-        raise UsageError(
-            f"{where}.name: 'fake:{rest}' is not of the form fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES], "
-            "such as fake:32x32x3:10."
-        )
-    height, width, channels, classes, examples = (int(group or 0) for group in match.groups())
-    if not (height and width and classes):
-        raise UsageError(f"{where}.name: height, width and classes of 'fake:{rest}' must be at least 1.")
-    records = FakeRecords((height, width, channels), classes, examples or max(64, classes))
-    return Source(f"fake:{rest}", split, records, tuple(str(label) for label in range(classes)))
-
-
-# The kinds of data sets that are not plain TFDS names: what follows "kind:" -> source.
-SOURCES: dict[str, Callable[[str, str, str], Source]] = {"digits": _digits, "folder": _folder, "fake": _fake}
-
-
-@dataclasses.dataclass(frozen=True)
-class FakeRecords:
-    """Random images with every class in turn, to try a configuration without its data.
-
-    Attributes:
-        shape: (H, W, C) of the images.
-        classes: number of classes.
-        examples: number of records.
-    """
-
-    shape: tuple[int, int, int]
-    classes: int
-    examples: int
-
-    def __len__(self) -> int:
-        return self.examples
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        image = np.random.default_rng(index).integers(0, 256, self.shape, np.uint8)
-        return {"image": image, "label": index % self.classes}
-
-    def describe(self, index: int) -> str:
-        return f"fake record {index}"
-
-    def labels(self) -> np.ndarray:
-        return np.arange(self.examples) % self.classes
 
 
 @dataclasses.dataclass(frozen=True)

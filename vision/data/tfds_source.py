@@ -1,87 +1,192 @@
 """TFDS data sets that are prepared as ArrayRecord, read without TensorFlow; images stay encoded until the pipeline."""
 
-import hashlib
+import dataclasses
 import logging
 import os
-import pathlib
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
-from vision.data.digits import default_data_dir
+from vision.data import cache, class_tables
+from vision.data.builders import default_data_dir
+from vision.data.label_maps import IdTable
 from vision.data.source import Source
 from vision.errors import UsageError, nearest, unknown_name
 
-_CHUNK = 1024  # records read at once when only their labels are wanted
+_CHUNK = 1024  # examples read at once when only their labels are wanted
+
+# What the ids in the label maps of TFDS data sets mean, by the name's first part: "cityscapes/semantic_segmentation".
+LABEL_MAPS: dict[str, class_tables.Table] = {
+    "oxford_iiit_pet": class_tables.Table(("pet", "background", "border"), ids=(1, 2, 3)),
+    "cityscapes": class_tables.CITYSCAPES,
+    "scene_parse150": class_tables.Table(tuple(str(i) for i in range(1, 151)), ids=tuple(range(1, 151)), ignore=(0,)),
+}
 
 
-class TfdsRecords:
-    """`vision.data.source.Records` of one split of a prepared data set, by its folder: cheap to pickle."""
+class PreparedSplit:
+    """The examples of one split of a prepared data set, as TFDS gives them but with their images still encoded.
+
+    It is known by its folder, and so cheap to pickle.
+    """
 
     def __init__(self, name: str, directory: str, split: str):
-        self._name, self._directory, self._split = name, directory, split
-        self._open()
-
-    def __reduce__(self):
-        return TfdsRecords, (self._name, self._directory, self._split)
-
-    def _open(self):
+        self.name, self.directory, self.split = name, directory, split
         import tensorflow_datasets as tfds
 
-        builder = tfds.builder_from_directory(self._directory)
-        self._length = builder.info.splits[self._split].num_examples
-        self._image_key, self._label_key = _keys(builder.info)
-        self.class_names = _class_names(builder.info, self._label_key)
-        decoders = {self._image_key: tfds.decode.SkipDecoding()}
+        builder = tfds.builder_from_directory(directory)
+        self.features = builder.info.features
+        self._length = builder.info.splits[split].num_examples
+        encoded = (key for key, feature in self.features.items() if isinstance(feature, tfds.features.Image))
+        decoders = {key: tfds.decode.SkipDecoding() for key in encoded}
         # An empty slice is no split of files to ArrayRecord; it is reported as such before training starts.
-        self._data = builder.as_data_source(self._split, decoders=decoders) if self._length else []
+        self._data = builder.as_data_source(split, decoders=decoders) if self._length else []
+
+    def __reduce__(self):
+        return PreparedSplit, (self.name, self.directory, self.split)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        example = self._data[index]
-        record = {"image": example[self._image_key]}
-        if self._label_key:
-            record["label"] = int(example[self._label_key])
+        return self._data[index]
+
+    def describe(self, index: int) -> str:
+        """Names an example for a message."""
+        return f"{self.name}/{self.split} record {index}"
+
+    def fingerprint(self) -> str:
+        """A text that is another one when the data set is prepared anew."""
+        info = os.path.join(self.directory, "dataset_info.json")
+        return f"{os.path.realpath(self.directory)} {self.split} {os.stat(info).st_mtime_ns}"
+
+    def labels(self, column: str, read: Callable[[dict[str, Any]], Any]) -> np.ndarray:
+        """(M,) int32: `read(example)`, one number or several, of all examples.
+
+        They are read once, for the whole examples must be, and kept in the user's cache folder.
+
+        Args:
+            column: what is read, in words.
+            read: an example to its labels.
+        """
+        key = f"{self.fingerprint()} {column}"
+        labels = cache.load("labels", key)
+        if labels is not None:
+            return labels
+        if len(self) > 100_000:
+            logging.info("Reading the labels of %s/%s, once.", self.name, self.split)
+        chunks = (range(start, min(start + _CHUNK, len(self))) for start in range(0, len(self), _CHUNK))
+        found = [np.atleast_1d(read(example)) for chunk in chunks for example in self._data.__getitems__(chunk)]
+        labels = np.concatenate(found).astype(np.int32) if found else np.zeros(0, np.int32)
+        cache.save("labels", key, labels)
+        return labels
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsRecords:
+    """`vision.data.source.Records` of a prepared split: images, with a class where there is one.
+
+    Attributes:
+        data: the examples.
+        image_key: the feature that is the image.
+        label_key: the feature that is the class, if any.
+    """
+
+    data: PreparedSplit
+    image_key: str
+    label_key: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.data[index]
+        record = {"image": example[self.image_key]}
+        if self.label_key:
+            record["label"] = int(example[self.label_key])
         return record
 
     def describe(self, index: int) -> str:
-        return f"{self._name}/{self._split} record {index}"
+        return self.data.describe(index)
 
     def labels(self) -> np.ndarray | None:
-        """(N,) labels: read once, for the whole records must be, and kept in the user's cache folder."""
-        if not self._label_key:
-            return None
-        cache = self._cache_file()
-        try:
-            labels = np.load(cache)
-            if labels.shape == (len(self),):
-                return labels
-        except (OSError, ValueError):
-            pass
-        if len(self) > 100_000:
-            logging.info("Reading the labels of %s/%s, once (kept in %s).", self._name, self._split, cache)
-        labels = np.empty(len(self), np.int32)
-        for start in range(0, len(self), _CHUNK):
-            chunk = range(start, min(start + _CHUNK, len(self)))
-            labels[chunk.start : chunk.stop] = [example[self._label_key] for example in self._data.__getitems__(chunk)]
-        _save(cache, labels)
-        return labels
-
-    def _cache_file(self) -> pathlib.Path:
-        info = os.path.join(self._directory, "dataset_info.json")  # rewritten when the data set is prepared anew
-        key = f"{os.path.realpath(self._directory)} {self._split} {self._label_key} {os.stat(info).st_mtime_ns}"
-        cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-        return cache / "vision" / "labels" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npy"
+        """(N,) classes, or None."""
+        key = self.label_key
+        return self.data.labels(key, lambda example: example[key]) if key else None
 
 
-def open_prepared(name: str, split: str, where: str = "data") -> Source:
+@dataclasses.dataclass(frozen=True)
+class TfdsSegmentationRecords:
+    """`vision.data.source.SegmentationRecords` of a prepared split.
+
+    Attributes:
+        data: the examples.
+        image_key: the feature that is the image.
+        segmentation_key: the feature that is the label map.
+        table: what its ids mean.
+    """
+
+    data: PreparedSplit
+    image_key: str
+    segmentation_key: str
+    table: IdTable
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        example = self.data[index]
+        return {"image": example[self.image_key], "segmentation": self._segmentation(example)}
+
+    def _segmentation(self, example: dict[str, Any]) -> np.ndarray:
+        return self.table.read(example[self.segmentation_key])
+
+    def segmentation(self, index: int) -> np.ndarray:
+        """(H, W) uint8 class ids of a record."""
+        return self._segmentation(self.data[index])
+
+    def fingerprint(self) -> str:
+        return f"{self.data.fingerprint()} {self.segmentation_key} {self.table}"
+
+    def describe(self, index: int) -> str:
+        return self.data.describe(index)
+
+    def labels(self) -> None:
+        """The classes are those of pixels."""
+
+
+def open_prepared(
+    name: str,
+    split: str,
+    where: str = "data",
+    *,
+    annotations: Literal["label", "segmentation"] | None = None,
+    image_key: str | None = None,
+    label_key: str | None = None,
+    segmentation_key: str | None = None,
+    classes: tuple[str, ...] = (),
+    ids: tuple[int, ...] = (),
+    ignore: tuple[int, ...] | Literal["others"] | None = None,
+) -> Source:
     """Opens a split of any TFDS data set by its name: "cifar10", "name/config", "name:1.0.0".
 
+    Args:
+        name: of the data set.
+        split: a split of it, or a slice of one.
+        where: the place of the section in the configuration, for messages.
+        annotations: "label", a class for each image, or "segmentation", a class for each pixel; by default the first
+            that the data set has.
+        image_key: the feature that is the image; by default the data set's input, or its first image.
+        label_key: the feature that is the class; by default the data set's target, or its first class.
+        segmentation_key: the feature that is the label map; by default the image of one channel, or the second image.
+        classes: names of the classes of pixels; by default those known for the data set.
+        ids: the id, in the label maps, of each class of pixels; by default 0, 1, ... or those known for the data set.
+        ignore: ids, in the label maps, that become 255, or "others" for all that are no class; by default (255,) or
+            those known for the data set.
+
     Raises:
-        UsageError: it is not prepared, or not as ArrayRecord; says which command prepares it.
+        UsageError: it is not prepared, or not as ArrayRecord (says which command prepares it), or lacks what is asked.
     """
     from tensorflow_datasets.core import read_only_builder, registered
 
@@ -92,14 +197,44 @@ def open_prepared(name: str, split: str, where: str = "data") -> Source:
         raise _not_prepared(name, data_dir, where) from None
     except (ValueError, AssertionError) as error:
         raise UsageError(f"{where}.name: TFDS cannot open {name!r}: {str(error).splitlines()[0]}") from None
-    return open_directory(name, os.fspath(builder.data_dir), split, where)
+    data = open_split(name, os.fspath(builder.data_dir), split, where)
+    image, label, segmentation = _keys(data, builder.info.supervised_keys)
+    image = _chosen(data, image_key, image, f"{where}.source.image_key")
+    label = _chosen(data, label_key, label, f"{where}.source.label_key")
+    segmentation = _chosen(data, segmentation_key, segmentation, f"{where}.source.segmentation_key")
+    _check_image(data, image, where)
+    if annotations is None:
+        asked = segmentation_key or classes or ids or ignore
+        annotations = "segmentation" if segmentation and (asked or not label) else "label"
+    if annotations == "label":
+        return _labelled(data, image, label)
+    if segmentation is None:
+        raise UsageError(
+            f"{where}.source.annotations: {name!r} has no label map; its features are "
+            f"{', '.join(sorted(data.features))}. Name one by segmentation_key."
+        )
+    known = LABEL_MAPS.get(re.split(r"[/:]", name)[0], class_tables.Table(()))
+    table = class_tables.resolve(known, classes, ids, ignore, f"{where}.source")
+    return Source(name, split, TfdsSegmentationRecords(data, image, segmentation, table.ids_table()), table.names)
 
 
 def open_directory(name: str, directory: str, split: str, where: str = "data") -> Source:
-    """Opens a split of the TFDS data set prepared in a folder.
+    """Opens a split of the TFDS data set of images and classes prepared in a folder.
 
     Raises:
         UsageError: it is not ArrayRecord, has no such split, or no image.
+    """
+    data = open_split(name, directory, split, where)
+    image, label, _ = _keys(data, None)
+    _check_image(data, image, where)
+    return _labelled(data, image, label)
+
+
+def open_split(name: str, directory: str, split: str, where: str = "data") -> PreparedSplit:
+    """Opens a split of the TFDS data set prepared in a folder.
+
+    Raises:
+        UsageError: it is not ArrayRecord, or has no such split.
     """
     import tensorflow_datasets as tfds
 
@@ -112,10 +247,24 @@ def open_directory(name: str, directory: str, split: str, where: str = "data") -
             "then set TFDS_DATA_DIR=FOLDER."
         )
     _check_split(info, split, where)
-    if _keys(info)[0] is None:
-        raise UsageError(f"{where}.name: {name!r} has no image; its features are {', '.join(sorted(info.features))}.")
-    records = TfdsRecords(name, directory, split)
-    return Source(name, split, records, records.class_names)
+    return PreparedSplit(name, directory, split)
+
+
+def _labelled(data: PreparedSplit, image: str, label: str | None) -> Source:
+    names = tuple(data.features[label].names) if label else ()
+    return Source(data.name, data.split, TfdsRecords(data, image, label), names)
+
+
+def _check_image(data: PreparedSplit, image: str | None, where: str) -> None:
+    if image is None:
+        features = ", ".join(sorted(data.features))
+        raise UsageError(f"{where}.name: {data.name!r} has no image; its features are {features}.")
+
+
+def _chosen(data: PreparedSplit, given: str | None, default: str | None, where: str) -> str | None:
+    if given is not None and given not in data.features:
+        raise unknown_name("feature", given, data.features, where)
+    return given or default
 
 
 def _check_split(info, split: str, where: str) -> None:
@@ -129,20 +278,19 @@ def _check_split(info, split: str, where: str) -> None:
         raise UsageError(f"{where}.split: {split!r} is not a slice of a split, such as {example}.") from None
 
 
-def _keys(info) -> tuple[str | None, str | None]:
-    """The names of the image and of the class among the features, by the data set's own word or by their kind."""
+def _keys(data: PreparedSplit, supervised: tuple | None) -> tuple[str | None, str | None, str | None]:
+    """The names of the image, the class and the label map among the features, by the data set's word or their kind."""
     from tensorflow_datasets import features
 
-    def named(kind, supervised_key):
-        found = [key for key, feature in info.features.items() if isinstance(feature, kind)]
-        return supervised_key if supervised_key in found else next(iter(found), None)
-
-    image, label = (info.supervised_keys or (None, None))[:2]
-    return named(features.Image, image), named(features.ClassLabel, label)
-
-
-def _class_names(info, label_key: str | None) -> tuple[str, ...]:
-    return tuple(info.features[label_key].names) if label_key else ()
+    input_key, target_key = (supervised or (None, None))[:2]
+    images = [key for key, feature in data.features.items() if isinstance(feature, features.Image)]
+    image = input_key if input_key in images else next((k for k in images if data.features[k].shape[-1] != 1), None)
+    image = image or next(iter(images), None)
+    labels = [key for key, feature in data.features.items() if isinstance(feature, features.ClassLabel)]
+    label = target_key if target_key in labels else next(iter(labels), None)
+    others = [key for key in images if key != image]
+    grey = [key for key in others if data.features[key].shape[-1] == 1]
+    return image, label, next(iter([key for key in (target_key,) if key in others] + grey + others), None)
 
 
 def _not_prepared(name: str, data_dir: str, where: str) -> UsageError:
@@ -165,14 +313,3 @@ def _not_prepared(name: str, data_dir: str, where: str) -> UsageError:
 
 def _build_command(name: str) -> str:
     return f"tfds build {name} --file_format=array_record"
-
-
-def _save(path: pathlib.Path, labels: np.ndarray) -> None:
-    """Writes a file as a whole or not at all; a cache that cannot be written is no error."""
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.npy")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(temporary, labels)
-        os.replace(temporary, path)
-    except OSError as error:
-        logging.info("The labels are not kept for the next run: %s", error)

@@ -1,0 +1,59 @@
+"""Names of data sets, and the options in a `source` section."""
+
+import numpy as np
+import pytest
+
+from vision import config as configs
+from vision import experiment, reference, schema
+from vision.data import catalog, check, create, open_source
+from vision.errors import UsageError
+
+
+def test_options_are_those_of_the_function():
+    with pytest.raises(UsageError, match=r"train.source.anotations: unknown key; did you mean 'annotations'"):
+        open_source("digit_scenes", "train", "config.data.train", {"anotations": "boxes"})
+    with pytest.raises(UsageError, match=r"data.source.classes: unknown key; Valid: none"):
+        open_source("fake:8x8x3:2", "train", options={"classes": ("a", "b")})
+    with pytest.raises(UsageError, match=r"data.source.split: unknown key"):
+        open_source("digit_scenes", "train", options={"split": "test"})
+    with pytest.raises(UsageError, match=r"eval.test.source.classes: expected tuple\[str, ...\], given 'cat'"):
+        create("pairs:photos", "train", 2, "decode", source={"classes": "cat"}, where="eval.test")
+
+
+@pytest.mark.parametrize("name", [*catalog.SOURCES, "cifar10"])
+def test_every_option_has_a_default_and_a_meaning(name):
+    for key, description in schema.keys(catalog.opener(name), catalog.FACTS).items():
+        assert description.meaning and not description.required, key
+
+
+def test_fake_label_maps():
+    source = open_source("fake_segmentation:20x33x3:4:5", "any")
+    assert (len(source), source.class_names) == (5, ("0", "1", "2", "3"))
+    report = check(source, 4)
+    assert sum(report.pixel_counts) == 5 * 20 * 32 and report.ignored_pixels == 5 * 20
+    batch = create("fake_segmentation:20x33x3:4:5", "any", 5, "decode", train=False).batch(0)
+    assert set(batch) == {"image", "segmentation", "mask", "index"}
+    assert set(np.unique(batch["segmentation"]).tolist()) == {0, 1, 2, 3, 255}
+    with pytest.raises(UsageError, match="'fake_segmentation:8x8' is not of the form fake_segmentation:HEIGHT"):
+        open_source("fake_segmentation:8x8", "any")
+
+
+def complete(**train):
+    config = configs.load("configs/digits.py:linear")
+    config.data.train.update(train)
+    return experiment.complete(config)
+
+
+def test_a_config_holds_the_options_and_explains_them():
+    config = complete(name="digit_scenes")
+    assert configs.freeze(config.data.train.source) == {"annotations": "segmentation", "objects": "many"}
+    assert configs.freeze(config.data.eval.test.source) == {}
+    assert configs.freeze(experiment.complete(config)) == configs.freeze(config)
+    text = reference.explain(config)
+    assert "config.data.train.source   (vision/data/digit_scenes.py)" in text
+    assert "--config.data.train.source.objects='many'   ['many' or 'one']" in text
+    assert complete(name="digit_scenes", source={"objects": "one"}).data.train.source.objects == "one"
+    with pytest.raises(UsageError, match=r"config.data.train.source.object: unknown key; did you mean 'objects'"):
+        complete(name="digit_scenes", source={"object": "one"})
+    with pytest.raises(UsageError, match=r"config.data.train.source: expected a section with keys, given 'one'"):
+        complete(name="digit_scenes", source="one")

@@ -1,0 +1,168 @@
+"""COCO's panoptic and stuff annotations as label maps."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from vision.data import check, coco, create, open_source
+from vision.data.images import opencv
+from vision.errors import UsageError
+
+CATEGORIES = [{"id": 1, "name": "person"}, {"id": 92, "name": "sea"}, {"id": 200, "name": "rug"}]
+SEGMENTS = np.array([[7, 7, 300], [70_000, 0, 300]])
+
+
+def write(path, rgb):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert opencv().imwrite(str(path), rgb[..., ::-1])
+
+
+def write_json(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def write_panoptic(root, segments=SEGMENTS, categories=(1, 92, 1)):
+    infos = [
+        {"id": int(i), "category_id": category, "iscrowd": 0}
+        for i, category in zip(np.unique(SEGMENTS)[1:], categories, strict=True)
+    ]
+    rgb = np.stack([segments % 256, segments // 256 % 256, segments // 65536], axis=-1).astype(np.uint8)
+    for name in ("b", "a"):
+        write(root / "val2017" / f"{name}.jpg", np.zeros((2, 3, 3), np.uint8))
+        write(root / "annotations" / "panoptic_val2017" / f"{name}.png", rgb)
+    content = {
+        "images": [{"id": i, "file_name": f"{name}.jpg", "height": 2, "width": 3} for i, name in enumerate("ab")],
+        "annotations": [{"image_id": i, "file_name": f"{n}.png", "segments_info": infos} for i, n in enumerate("ab")],
+        "categories": CATEGORIES,
+    }
+    write_json(root / "annotations" / "panoptic_val2017.json", content)
+
+
+def test_panoptic(tmp_path):
+    write_panoptic(tmp_path)  # 7 is a person, 300 the sea, 70,000 another person, 0 nothing
+    source = open_source(f"coco_panoptic:{tmp_path}", "val")
+    assert source.class_names == ("person", "sea", "rug") and source.labels is None
+    assert [source.describe(i) for i in (0, 1)] == [str(tmp_path / "val2017" / f"{name}.jpg") for name in "ab"]
+    assert source.records[0]["segmentation"].tolist() == [[0, 0, 1], [0, 255, 1]]
+    report = check(source, 3)
+    assert report.pixel_counts == (6, 4, 0) and report.ignored_pixels == 2
+    assert "none of rug" in str(report)
+    batch = create(f"coco_panoptic:{tmp_path}", "val", 2, "decode", train=False).batch(0)
+    assert batch["segmentation"].shape == (2, 2, 3)
+    parts = [len(open_source(f"coco_panoptic:{tmp_path}", f"val[{part}]")) for part in (":50%", "50%:")]
+    assert sum(parts) == 2
+
+
+def test_panoptic_with_other_paths(tmp_path):
+    write_panoptic(tmp_path)
+    (tmp_path / "annotations" / "panoptic_val2017.json").rename(tmp_path / "val.json")
+    (tmp_path / "annotations" / "panoptic_val2017").rename(tmp_path / "png")
+    options = dict(images="val2017", json="{split}.json", pngs="png")
+    assert len(check(open_source(f"coco_panoptic:{tmp_path}", "val", options=options), 3).pixel_counts) == 3
+
+
+def test_panoptic_mistakes(tmp_path):
+    write_panoptic(tmp_path, SEGMENTS + 5)
+    with pytest.raises(UsageError, match=r"a.jpg: its label map .*a.png: the pixel at x 0, y 0 is of the segment 12, "):
+        check(open_source(f"coco_panoptic:{tmp_path}", "val"), 3)
+    with pytest.raises(UsageError, match=r"config.data.train.source.json: .*panoptic_train2017.json cannot be read"):
+        open_source(f"coco_panoptic:{tmp_path}", "train", "config.data.train")
+    write_panoptic(tmp_path, categories=(1, 92, 3))
+    with pytest.raises(UsageError, match="is not of COCO's format: it lacks 3"):
+        open_source(f"coco_panoptic:{tmp_path}", "val")
+
+
+def column_counts(mask):
+    """Run lengths down the columns, beginning with zeros, by a plain loop."""
+    counts, value = [0], False
+    for pixel in mask.T.ravel():
+        if bool(pixel) != value:
+            counts.append(0)
+            value = not value
+        counts[-1] += 1
+    return counts
+
+
+def compressed(counts):
+    """COCO's text for run lengths, after the description of the format."""
+    text = ""
+    for place, count in enumerate(counts):
+        value = count - counts[place - 2] if place > 2 else count
+        more = True
+        while more:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text += chr(48 + (bits | 32 if more else bits))
+    return text
+
+
+@given(arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40)))
+@settings(max_examples=60, deadline=None)
+def test_run_lengths(mask):
+    counts = column_counts(mask)
+    assert coco.run_lengths(compressed(counts)).tolist() == counts
+    for form in (counts, compressed(counts)):
+        region = {"size": list(mask.shape), "counts": form}
+        np.testing.assert_array_equal(coco.region_mask(region, mask.shape), mask)
+
+
+@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20))
+def test_long_runs(counts):
+    assert coco.run_lengths(compressed(counts)).tolist() == counts
+
+
+def test_polygons():
+    mask = coco.region_mask([[2, 1, 5, 1, 5, 4, 2, 4], [0, 5, 1, 5, 1, 6, 0, 6]], (6, 8))
+    expected = np.zeros((6, 8), bool)
+    expected[1:4, 2:5] = True
+    expected[5, 0] = True
+    np.testing.assert_array_equal(mask, expected)
+
+
+@given(st.lists(st.tuples(st.floats(-3, 12), st.floats(-3, 12)), min_size=1, max_size=6))
+@settings(max_examples=40, deadline=None)
+def test_polygons_against_a_plain_loop(corners):
+    mask = coco.region_mask([np.ravel(corners).tolist()], (8, 9))
+    for row in range(8):
+        for column in range(9):
+            x, y, inside = column + 0.5, row + 0.5, False
+            for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+                inside ^= (y0 <= y) != (y1 <= y) and x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x
+            assert mask[row, column] == inside
+
+
+def test_stuff(tmp_path):
+    sea, person = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
+    sea[2:], person[1:3, 1:3] = True, True
+    regions = [
+        (92, {"size": [4, 5], "counts": compressed(column_counts(sea))}),
+        (1, [[1, 1, 3, 1, 3, 3, 1, 3]]),
+        (200, {"size": [4, 5], "counts": [19, 1]}),
+    ]
+    annotations = [{"image_id": 5, "category_id": category, "segmentation": one} for category, one in regions]
+    image = {"id": 5, "file_name": "a.jpg", "height": 4, "width": 5}
+    content = {"images": [image], "annotations": annotations, "categories": CATEGORIES}
+    write_json(tmp_path / "annotations" / "stuff_val2017.json", content)
+    write(tmp_path / "val2017" / "a.jpg", np.zeros((4, 5, 3), np.uint8))
+    expected = np.where(person, 0, np.where(sea, 1, 255))
+    expected[3, 4] = 2
+
+    def opened(**options):
+        return open_source(f"coco_stuff:{tmp_path}", "val", "config.data.train", options)
+
+    np.testing.assert_array_equal(opened().records[0]["segmentation"], expected)
+    assert check(opened(), 3).pixel_counts == (4, 7, 1)
+    chosen = opened(background=True, classes=("sea", "person"))
+    assert chosen.class_names == ("background", "sea", "person")
+    np.testing.assert_array_equal(chosen.records[0]["segmentation"], np.where(person, 2, np.where(sea, 1, 0)))
+    with pytest.raises(UsageError, match="unknown category 'se'; did you mean 'sea'"):
+        opened(classes=("se",))
+    content["annotations"][2]["segmentation"]["counts"] = [3, 1]
+    write_json(tmp_path / "annotations" / "stuff_val2017.json", content)
+    with pytest.raises(UsageError, match=r"a.jpg: run lengths of 4 pixels and size \[4, 5\] for an image of 4x5"):
+        check(opened(), 3)

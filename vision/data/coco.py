@@ -1,0 +1,318 @@
+"""`coco_panoptic:PATH` and `coco_stuff:PATH`: semantic label maps from COCO's panoptic and stuff (or instance) JSON."""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from vision.data import cache, splits
+from vision.data.images import BadImage, read
+from vision.data.label_maps import IGNORE, MAX_CLASSES, decode_colours, pack
+from vision.data.source import Source
+from vision.errors import UsageError, unknown_name
+
+
+@dataclasses.dataclass(frozen=True)
+class PanopticRecords:
+    """`vision.data.source.SegmentationRecords` of COCO's panoptic PNG files, in which a colour is a segment.
+
+    Attributes:
+        images: the images' paths.
+        pngs: the paths of the PNG files.
+        starts: (N + 1,) where the segments of each image begin in the next two.
+        segments: (S,) ids of the segments, sorted within each image.
+        classes: (S,) their classes.
+    """
+
+    images: tuple[str, ...]
+    pngs: tuple[str, ...]
+    starts: np.ndarray
+    segments: np.ndarray
+    classes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": read(self.images[index]), "segmentation": self.segmentation(index)}
+
+    def segmentation(self, index: int) -> np.ndarray:
+        """(H, W) uint8 class ids of a record; what belongs to no segment is ignored.
+
+        Raises:
+            BadImage: the PNG file is missing or truncated.
+            UsageError: it has a segment that the JSON has not.
+        """
+        path = self.pngs[index]
+        try:
+            ids = pack(decode_colours(path))
+        except BadImage as error:
+            raise BadImage(f"its label map {path}: {error}") from None
+        here = slice(self.starts[index], self.starts[index + 1])
+        known = np.concatenate([[0], self.segments[here]])  # black is no segment
+        place = np.searchsorted(known, ids)
+        place[place == len(known)] = 0
+        unknown = known[place] != ids
+        if unknown.any():
+            y, x = np.unravel_index(int(unknown.argmax()), ids.shape)
+            raise UsageError(
+                f"its label map {path}: the pixel at x {x}, y {y} is of the segment {ids[y, x]}, which is not among "
+                "the segments_info of the JSON file"
+            )
+        return np.concatenate([[IGNORE], self.classes[here]]).astype(np.uint8)[place]
+
+    def fingerprint(self) -> str:
+        return cache.files_fingerprint(
+            self.pngs, repr((self.starts.tobytes(), self.segments.tobytes(), self.classes.tobytes()))
+        )
+
+    def describe(self, index: int) -> str:
+        return self.images[index]
+
+    def labels(self) -> None:
+        """The classes are those of pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionRecords:
+    """`vision.data.source.SegmentationRecords` of regions given by polygons or run lengths, later ones over earlier.
+
+    Attributes:
+        images: the images' paths.
+        sizes: their (height, width).
+        regions: of each image the (class, segmentation as in the JSON file) of each region.
+        unlabelled: the class of what is in no region.
+        classes: names of the classes.
+        json: the path of the JSON file.
+    """
+
+    images: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    regions: tuple[tuple[tuple[int, Any], ...], ...]
+    unlabelled: int
+    classes: tuple[str, ...]
+    json: str
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": read(self.images[index]), "segmentation": self.segmentation(index)}
+
+    def segmentation(self, index: int) -> np.ndarray:
+        """(H, W) uint8 class ids of a record.
+
+        Raises:
+            UsageError: a region is neither polygons nor run lengths of the image's size.
+        """
+        result = np.full(self.sizes[index], self.unlabelled, np.uint8)
+        for label, region in self.regions[index]:
+            result[region_mask(region, self.sizes[index])] = label
+        return result
+
+    def fingerprint(self) -> str:
+        return cache.files_fingerprint((self.json,), repr((self.images, self.unlabelled, self.classes)))
+
+    def describe(self, index: int) -> str:
+        return self.images[index]
+
+    def labels(self) -> None:
+        """The classes are those of pixels."""
+
+
+def open_panoptic(
+    path: str,
+    split: str,
+    where: str = "data",
+    *,
+    images: str = "{split}2017",
+    json: str = "annotations/panoptic_{split}2017.json",
+    pngs: str = "annotations/panoptic_{split}2017",
+) -> Source:
+    """Opens one split of a data set in COCO's panoptic format, as a class for each pixel.
+
+    The classes are the categories in the order of the JSON file; pixels of no segment are ignored. A range of hashes of
+    the files' names may follow the split: "val[:50%]".
+
+    Args:
+        path: the folder.
+        split: what takes the place of "{split}" in the paths.
+        where: the place of the section in the configuration, for messages.
+        images: the folder of the images.
+        json: the JSON file.
+        pngs: the folder of the PNG files.
+
+    Raises:
+        UsageError: no such folder or split, or the JSON file is not of this format.
+    """
+    name, low, high, content, file = _open(path, split, json, where)
+    image_files, png_files, starts, segments, classes = [], [], [0], [], []
+    try:
+        labels, names = _categories(content, where, file)
+        by_id = {image["id"]: image["file_name"] for image in content["images"]}
+        for annotation in sorted(content["annotations"], key=lambda one: by_id[one["image_id"]]):
+            image = by_id[annotation["image_id"]]
+            if not low <= splits.percentile(image) < high:
+                continue
+            found = sorted((one["id"], labels[one["category_id"]]) for one in annotation["segments_info"])
+            image_files.append(os.path.join(path, images.replace("{split}", name), image))
+            png_files.append(os.path.join(path, pngs.replace("{split}", name), annotation["file_name"]))
+            segments += [identity for identity, _ in found]
+            classes += [label for _, label in found]
+            starts.append(len(segments))
+    except (KeyError, TypeError) as error:
+        raise _malformed(file, error, where) from None
+    records = PanopticRecords(
+        tuple(image_files),
+        tuple(png_files),
+        np.array(starts),
+        np.array(segments, np.int32),
+        np.array(classes, np.uint8),
+    )
+    return Source(f"coco_panoptic:{path}", split, records, names)
+
+
+def open_stuff(
+    path: str,
+    split: str,
+    where: str = "data",
+    *,
+    images: str = "{split}2017",
+    json: str = "annotations/stuff_{split}2017.json",
+    background: bool = False,
+    classes: tuple[str, ...] = (),
+) -> Source:
+    """Opens one split of regions in COCO's JSON (stuff, or instances), as a class for each pixel.
+
+    A range of hashes of the files' names may follow the split: "val[:50%]". The label maps of COCO-Stuff, in PNG files,
+    are read by "pairs:PATH" with masks="stuffthingmaps/{split}2017/*.png".
+
+    Args:
+        path: the folder.
+        split: what takes the place of "{split}" in the paths.
+        where: the place of the section in the configuration, for messages.
+        images: the folder of the images.
+        json: the JSON file.
+        background: pixels in no region are class 0, "background", instead of being ignored.
+        classes: names of the categories that are classes; by default all. Regions of others count as no region.
+
+    Raises:
+        UsageError: no such folder or split, an unknown category, or the JSON file is not of this format.
+    """
+    name, low, high, content, file = _open(path, split, json, where)
+    try:
+        labels, names = _categories(content, where, file)
+        for one in classes:
+            if one not in names:
+                raise unknown_name("category", one, names, f"{where}.source.classes")
+        order = {one: place + background for place, one in enumerate(classes or names)}
+        labels = {identity: order[names[place]] for identity, place in labels.items() if names[place] in order}
+        known = {category["id"] for category in content["categories"]}
+        regions = {image["id"]: [] for image in content["images"]}
+        for annotation in content["annotations"]:
+            if annotation["category_id"] not in known:
+                raise KeyError(annotation["category_id"])
+            if annotation["category_id"] in labels:
+                regions[annotation["image_id"]].append((labels[annotation["category_id"]], annotation["segmentation"]))
+        chosen = sorted(
+            (one for one in content["images"] if low <= splits.percentile(one["file_name"]) < high),
+            key=lambda one: one["file_name"],
+        )
+        records = RegionRecords(
+            tuple(os.path.join(path, images.replace("{split}", name), one["file_name"]) for one in chosen),
+            tuple((one["height"], one["width"]) for one in chosen),
+            tuple(tuple(regions[one["id"]]) for one in chosen),
+            0 if background else IGNORE,
+            classes or names,
+            file,
+        )
+    except (KeyError, TypeError) as error:
+        raise _malformed(file, error, where) from None
+    return Source(f"coco_stuff:{path}", split, records, (("background",) if background else ()) + (classes or names))
+
+
+def region_mask(region: Any, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool of a region: polygons [[x0, y0, x1, y1, ...], ...], or run lengths {"size", "counts"}.
+
+    Polygons are drawn with the pixels whose centres they hold; run lengths go down the columns, beginning with zeros.
+
+    Raises:
+        UsageError: it is neither, or of another size.
+    """
+    height, width = size
+    if isinstance(region, dict):
+        counts = region["counts"]
+        counts = run_lengths(counts) if isinstance(counts, str) else np.asarray(counts)
+        if tuple(region["size"]) != (height, width) or counts.sum() != height * width or (counts < 0).any():
+            raise UsageError(
+                f"run lengths of {int(counts.sum())} pixels and size {region['size']} for an image of {height}x{width}"
+            )
+        values = np.arange(len(counts)) % 2 == 1
+        return np.repeat(values, counts).reshape(width, height).T
+    mask = np.zeros(size, bool)
+    for polygon in region:
+        mask |= _polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), size)
+    return mask
+
+
+def _polygon_mask(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) bool: the pixels whose centres are inside, by the even-odd rule."""
+    height, width = size
+    (x0, y0), (x1, y1) = (points.T[:, :, None] for points in (corners, np.roll(corners, -1, axis=0)))
+    centres = np.arange(height) + 0.5
+    edges, rows = np.nonzero((y0 <= centres) != (y1 <= centres))
+    x0, y0, x1, y1 = (value[edges, 0] for value in (x0, y0, x1, y1))
+    crossings = x0 + (centres[rows] - y0) * (x1 - x0) / (y1 - y0)
+    first = np.clip(np.ceil(crossings - 0.5), 0, width).astype(int)  # the pixel whose centre comes next
+    turns = np.bincount(rows * (width + 1) + first, minlength=height * (width + 1)).reshape(height, width + 1)
+    return np.cumsum(turns, axis=1)[:, :width] % 2 == 1
+
+
+def run_lengths(text: str) -> np.ndarray:
+    """The numbers in COCO's compressed run lengths.
+
+    Each character holds five bits, the lowest first, and in the sixth whether another one follows; negative numbers are
+    in two's complement. From the fourth number on, it is the difference to the last but one.
+    """
+    counts, place = [], 0
+    while place < len(text):
+        value, shift, more = 0, 0, True
+        while more:
+            bits = ord(text[place]) - 48
+            value |= (bits & 31) << shift
+            more, shift, place = bool(bits & 32), shift + 5, place + 1
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+    return np.array(counts, np.int64)
+
+
+def _open(path: str, split: str, pattern: str, where: str) -> tuple[str, float, float, dict, str]:
+    """(split, range of hashes, content of the JSON file, its path)."""
+    name, low, high = splits.parse(split, where)
+    file = os.path.join(os.path.expanduser(path), pattern.replace("{split}", name))
+    try:
+        with open(file, encoding="utf-8") as opened:
+            content = json.load(opened)
+    except OSError as error:
+        raise UsageError(
+            f"{where}.source.json: {file} cannot be read ({(error.strerror or str(error)).lower()})."
+        ) from None
+    except ValueError as error:
+        raise UsageError(f"{where}.source.json: {file} is no JSON file ({error}).") from None
+    return name, low, high, content, file
+
+
+def _categories(content: dict, where: str, file: str) -> tuple[dict[int, int], tuple[str, ...]]:
+    """{category id: class} and the classes' names."""
+    names = tuple(category["name"] for category in content["categories"])
+    if len(names) > MAX_CLASSES:
+        raise UsageError(f"{where}.source.json: {file} has {len(names)} categories; at most {MAX_CLASSES} are read.")
+    return {category["id"]: label for label, category in enumerate(content["categories"])}, names
+
+
+def _malformed(file: str, error: Exception, where: str) -> UsageError:
+    missing = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+    return UsageError(f"{where}.source.json: {file} is not of COCO's format: it {missing}.")
