@@ -26,6 +26,7 @@ from vision.data.source import Source
 from vision.errors import UsageError
 from vision.explain import plots
 from vision.tasks import Mean, views
+from vision.train import step
 
 IGNORE = 255
 NAMES = ("background", "bright", "dark")
@@ -360,6 +361,22 @@ def test_scales_of_constant_images_change_nothing():
 def test_certain_probabilities_have_finite_logits():
     inputs = {"image": 1000.0 * image_of()["image"]}
     assert np.isfinite(task(flip=True).forward(by_pixel, inputs)["logits"]).all()
+
+
+def test_views_are_for_evaluation_and_not_for_training():
+    seen = []
+
+    class Noting:
+        """A model that notes what it sees."""
+
+        def apply(self, variables, image, train, rngs=None, mutable=None):
+            seen.append((train, image.shape[1:3]))
+            return (by_pixel({"image": image}), {}) if train else by_pixel({"image": image})
+
+    for rng in (jax.random.key(0), None):
+        step.apply_model(Noting(), task(4, window=5), lambda image: image, {"params": {}}, image_of(), rng)
+    assert seen[0] == (True, (11, 17))
+    assert set(seen[1:]) == {(False, (5, 5))}
 
 
 # Through the whole trainer: bright and dark squares on grey, images of different sizes in one padded batch.
