@@ -34,6 +34,6 @@ def test_every_key_with_its_value_meaning_and_file(network):
 def test_names_come_with_their_alternatives():
     text = reference.explain(configs.load(f"{ROOT}/configs/digits.py:mlp"))
     assert re.search(r"--config.model.name='mlp'   \[.*'autoencoder'.*'resnet50'.*\]", text)
-    assert re.search(r"--config.task.name='classification'   \['classification' or 'reconstruction'\]", text)
+    assert re.search(r"--config.task.name='classification'   \['classification' or .*'segmentation'.*\]", text)
     assert re.search(r"--config.optimizer.name='adamw'   \[.*'lion'.*\]", text)
     assert "--config.parallel='jit'   ['jit' or 'pmap']" in text

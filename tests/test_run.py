@@ -152,20 +152,28 @@ def test_images_of_different_sizes_come_back_in_the_order_given(batch_size, monk
     """A network that says what it sees, behind transforms that pad to two sizes."""
     import vision.run
 
-    network = vision.experiment.Network(None, None, None, {"transforms": "decode|pad_to(((8, 8), (16, 24)))"})
-    monkeypatch.setattr(vision.run, "compile_prediction", lambda _: lambda _, image: {"sum": image.sum(axis=(1, 2, 3))})
+    task = vision.tasks.Task(None, None, None, None, maps=("red",))
+    network = vision.experiment.Network(None, task, None, {"transforms": "decode|pad_to(((8, 8), (16, 24)))"})
+    seen = []
+
+    def predict(variables, image):
+        seen.append(image.shape[1:3])
+        return {"sum": image.sum(axis=(1, 2, 3)), "red": image[..., 0]}
+
+    monkeypatch.setattr(vision.run, "compile_prediction", lambda _: predict)
     run = vision.run.Run(tmp_path, None, network, {}, 0)
     sizes = [(8, 8), (9, 4), (3, 3), (16, 24), (5, 8), (8, 9), (1, 1), (2, 20)]
     images = [np.full((*size, 3), 1 + number, np.uint8) for number, size in enumerate(sizes)]
     images.insert(4, b"no image")
     found = list(run.predictions(images, batch_size, on_bad_image="skip"))
     assert [facts["index"] for facts in found] == [0, 1, 2, 3, 5, 6, 7, 8]
-    assert [facts["size"] for facts in found] == sizes
+    assert set(seen) == {(8, 8), (16, 24)}
+    assert [facts["image"].shape[:2] for facts in found] == sizes
     for facts in found:
         image = images[facts["index"]]
-        height, width = facts["size"]
-        np.testing.assert_array_equal(facts["image"][:height, :width], image)
-        assert facts["predictions"]["sum"] == image.astype(int).sum() and facts["image"].shape[:2] in ((8, 8), (16, 24))
+        np.testing.assert_array_equal(facts["image"], image)
+        np.testing.assert_array_equal(facts["predictions"]["red"], image[..., 0])
+        assert facts["predictions"]["sum"] == image.astype(int).sum()
 
 
 def test_unreadable_images_stop_or_are_left_out(fitted, examples, tmp_path):

@@ -294,5 +294,6 @@ def wire(config: ConfigDict, description: dict[str, Any]) -> Network:
     """The model, task and preprocessing of a complete config, for data of this description."""
     num_classes = description["num_classes"]
     model = models.create(**(freeze(config.model) | {"num_classes": num_classes}))
-    task = tasks.create(num_classes=num_classes, **freeze(config.task))
+    class_names = tuple(description["class_names"])
+    task = tasks.create(num_classes=num_classes, class_names=class_names, **freeze(config.task))
     return Network(model, task, preprocess.create(**description["preprocess"]), description)

@@ -13,10 +13,17 @@ from ml_collections import ConfigDict
 
 from vision import data, experiment
 from vision.config import thaw
+from vision.data import chain
+from vision.data.images import opencv
 from vision.errors import UsageError, unknown_name
 from vision.experiment import Network
+from vision.explain.results import without_padding
 from vision.train import evaluation, parallel, step
 from vision.train.checkpoints import Checkpoints
+
+# Transforms after which every part of the image is still there, in its place but for the scale and a border that
+# `size` tells of.
+_KEEP_THE_WHOLE = frozenset({"decode", "resize", "resize_small", "resize_long", "letterbox", "pad_to"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +81,8 @@ class Run:
     def predictions(self, images: Any, batch_size: int = 32, on_bad_image: str = "stop") -> Iterator[dict[str, Any]]:
         """For each image {"index", "image" (uint8, as the network saw it), "predictions": {name: array}}, in order.
 
-        Where the run's transforms pad (`pad_to`, `letterbox`), also "size": (height, width) of it without the padding.
+        Where the transforms pad images, the padding is cut off again, of the image and of the predictions that go with
+        its pixels.
         """
         mesh = parallel.make_mesh(jax.local_devices()[:1])
         predict = compile_prediction(self.network)
@@ -98,15 +106,35 @@ class Run:
                 index = int(batch["index"][row])
                 waiting[index] = None
                 if batch["mask"][row]:
+                    size = batch["size"][row] if "size" in batch else None
+                    image = without_padding({"image": batch["image"][row]}, ("image",), size)
                     arrays = jax.tree.map(lambda x, row=row: x[row], outputs)
-                    waiting[index] = {"index": index, "image": batch["image"][row], "predictions": arrays}
-                    if "size" in batch:
-                        waiting[index]["size"] = tuple(batch["size"][row].tolist())
+                    arrays = without_padding(arrays, self.network.task.maps, size)
+                    waiting[index] = {"index": index, **image, "predictions": arrays}
             while turn in waiting:
                 found = waiting.pop(turn)
                 turn += 1
                 if found:
                     yield found
+
+    def sees_whole_images(self) -> bool:
+        """Whether the run's transforms keep all of an image, so that what is found at its pixels fits the file's."""
+        calls = chain.parse(self.network.description["transforms"])
+        return all(call.name in _KEEP_THE_WHOLE for call in calls)
+
+    def at_size(self, example: dict[str, Any], image: np.ndarray) -> dict[str, Any]:
+        """A prediction brought back to the size of the image it is of, as if the network had seen it so.
+
+        Args:
+            example: of `predictions`, where `sees_whole_images`.
+            image: (H, W, C) uint8, the file's own.
+
+        Returns:
+            The example with this image, and the predictions that go with pixels resized to it: class ids, and all that
+            are integers, by their nearest pixel, others linearly.
+        """
+        maps = {name: _resized(example["predictions"][name], image.shape[:2]) for name in self.network.task.maps}
+        return {**example, "image": image, "predictions": {**example["predictions"], **maps}}
 
     def evaluate(self, label: str | None = None, show: int = 0) -> dict[str, evaluation.Evaluation]:
         """One pass over each evaluation split of the config, or over the one of that label: {label: Evaluation}.
@@ -127,6 +155,17 @@ class Run:
             parallel.check_batch_size(pipeline.batch_size, mesh, path)
             results[name] = evaluation.evaluate(compiled, variables, pipeline, self.network.task, mesh, show)
         return results
+
+
+def _resized(values: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+    """(h, w, ...) -> (H, W, ...)."""
+    if values.shape[:2] == tuple(sides):
+        return values
+    cv2 = opencv()
+    nearest = np.issubdtype(values.dtype, np.integer)
+    return cv2.resize(
+        values, tuple(sides)[::-1], interpolation=cv2.INTER_NEAREST_EXACT if nearest else cv2.INTER_LINEAR
+    )
 
 
 def load(workdir: str | os.PathLike, checkpoint: str | int = "best") -> Run:

@@ -16,7 +16,7 @@ from vision.config import freeze
 from vision.errors import UsageError
 from vision.experiment import Experiment
 from vision.explain import plots
-from vision.explain.results import Results
+from vision.explain.results import Results, without_padding
 from vision.run import Run, compile_evaluation
 from vision.train import loop, meters, parallel, progress, signals, state, writers
 from vision.train.checkpoints import Checkpoints, library_versions
@@ -257,29 +257,40 @@ def draw(wired: Experiment, folder: Path, rows: list[dict[str, Any]], evaluation
         if plots.plot_curves(folder / f"{name}.png", rows, name, higher_is_better=name not in task.lower_is_better)
     ]
     for label, found in list(evaluations.items())[:1]:
-        results = as_results(found, label, tuple(wired.network.description["class_names"]))
+        results = as_results(found, label, tuple(wired.network.description["class_names"]), task.maps)
         for name in task.plots if found.shown else ():
             plots.PLOTS[name](folder / f"{name}.png", results)
             drawn.append(f"{name}.png")
     return drawn
 
 
-def as_results(found: Evaluation, label: str, class_names: tuple[str, ...]) -> Results:
-    """An evaluation as the plots want it."""
-
-    def stack(*values: np.ndarray) -> np.ndarray | list[np.ndarray]:
-        return np.stack(values) if len({np.shape(value) for value in values}) == 1 else list(values)
-
-    stacked = jax.tree.map(stack, *found.shown) if found.shown else {}
+def as_results(found: Evaluation, label: str, class_names: tuple[str, ...], maps: tuple[str, ...] = ()) -> Results:
+    """An evaluation as the plots want it, images and the predictions named in `maps` without their padding."""
+    predictions, batches = [], []
+    for example in found.shown:
+        size = example["batch"].get("size")
+        predictions.append(without_padding(example["predictions"], maps, size))
+        batches.append(without_padding(example["batch"], ("image", "segmentation"), size))
     return Results(
-        images=[example["batch"]["image"] for example in found.shown],
-        predictions=stacked.get("predictions", {}),
-        batch=stacked.get("batch", {}),
+        images=[batch["image"] for batch in batches],
+        predictions=_together(predictions),
+        batch=_together(batches),
         class_names=class_names,
         arrays=found.arrays,
         metrics=found.metrics,
         split=label,
     )
+
+
+def _together(examples: list[dict[str, Any]]) -> dict[str, Any]:
+    """One dict per example -> name -> (N, ...), or a list of N arrays where their shapes differ."""
+    if not examples:
+        return {}
+
+    def stacked(*values):
+        return np.stack(values) if len({np.shape(value) for value in values}) == 1 else list(values)
+
+    return {name: jax.tree.map(stacked, *(example[name] for example in examples)) for name in examples[0]}
 
 
 def header_rows(wired: Experiment, workdir: Path) -> list[tuple[str, str]]:

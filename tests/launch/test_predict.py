@@ -1,6 +1,9 @@
 """`python -m launch.predict`: files, folders and patterns in, predictions.jsonl and pictures out."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,3 +107,31 @@ def test_a_bad_image_is_left_out_where_asked_for(shown, launcher):
     assert done.code == 0, done.err
     assert "1 of 2 images" in done.out
     assert [line["file"] for line in lines_of(launcher, "skip")] == [lines_of(launcher, "shell")[0]["file"]]
+
+
+def test_names_of_outputs_are_all_different():
+    """In a process of its own, as the commands define the same flags."""
+    given = {
+        "alone": ["photos/a.png", "./b.jpeg", "/abs/c.d.png"],
+        "folders": ["a/1.png", "b/1.png", "b/2.png", "x/b/1.png"],
+        "endings": ["a/1.png", "a/1.jpg", "a/1.PNG", "1_2.png"],
+        "cases": ["a/Cat.png", "b/cat.png"],
+        "twice": ["1.png", "1.png", "1.png"],
+        "like another": ["a_1.png", "a/1.png", "b/1.png"],
+        "up": ["../a.png", "a.png"],
+    }
+    code = "import json, sys; from launch import predict; "
+    code += "print(json.dumps({k: predict.output_names(v) for k, v in json.load(sys.stdin).items()}))"
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(given), text=True, capture_output=True, cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+    names = json.loads(done.stdout)
+    assert names["alone"] == ["a", "b", "c.d"]
+    assert names["folders"] == ["a_1", "b_1", "2", "x_b_1"]
+    assert names["cases"] == ["a_Cat", "b_cat"]
+    assert names["twice"] == ["1", "1_2", "1_3"]
+    for files, found in zip(given.values(), names.values(), strict=True):
+        assert len(files) == len({name.lower() for name in found}), found
+        assert not any("/" in name for name in found)

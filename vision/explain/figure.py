@@ -6,7 +6,7 @@ Figures are drawn without pyplot: no window system, no global state, the same fr
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 150
+_LEGEND_INCHES = 0.2  # a line
+_LEGEND_CHARACTERS = 28
 
 # Okabe and Ito (2008), "Color Universal Design".
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
@@ -120,3 +122,38 @@ def shorten(text: str, characters: int, ending: int = 0) -> str:
     ending = min(ending, max(0, characters - 2))
     start = text[: max(0, characters - 1 - ending)].rstrip(" ,;_-")
     return start + "…" + text[len(text) - ending :]
+
+
+def legend_height(legend: Sequence[tuple[str, str]], width: float) -> float:
+    """Inches that `draw_legend` takes below its top."""
+    return _LEGEND_INCHES * (1 + max((line for *_, line in _legend_places(legend, width)), default=-1))
+
+
+def draw_legend(figure: "Figure", legend: Sequence[tuple[str, str]], left: float, top: float, width: float) -> None:
+    """Writes what colours mean: a square and a name each, in as many lines as are needed.
+
+    Args:
+        figure: where to.
+        legend: (name, colour).
+        left, top: inches from the figure's corner.
+        width: inches of a line.
+    """
+    from matplotlib.patches import Rectangle
+
+    inches = figure.dpi_scale_trans
+    height = figure.get_figheight()
+    for name, color, x, line in _legend_places(legend, width):
+        x, y = left + x, height - top - line * _LEGEND_INCHES
+        figure.add_artist(Rectangle((x, y - 0.12), 0.12, 0.12, transform=inches, facecolor=color, edgecolor="none"))
+        figure.text(x + 0.18, y + 0.02, name, transform=inches, va="top", fontsize=9)
+
+
+def _legend_places(legend: Sequence[tuple[str, str]], width: float) -> list[tuple[str, str, float, int]]:
+    """(name, colour, inches from the left, line) of each entry, in columns of one width."""
+    names = [shorten(name, _LEGEND_CHARACTERS, ending=5) for name, _ in legend]
+    column = 0.36 + 0.075 * max(map(len, names), default=0)
+    columns = max(1, int(width / column))
+    return [
+        (name, color, column * (number % columns), number // columns)
+        for number, (name, (_, color)) in enumerate(zip(names, legend, strict=True))
+    ]

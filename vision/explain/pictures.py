@@ -8,7 +8,19 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from vision.explain.figure import DPI, FAINT, GREEN, GREY, INK, VERMILION, new_figure, shorten
+from vision.explain import palette
+from vision.explain.figure import (
+    DPI,
+    FAINT,
+    GREEN,
+    GREY,
+    INK,
+    VERMILION,
+    draw_legend,
+    legend_height,
+    new_figure,
+    shorten,
+)
 from vision.explain.results import Results
 from vision.ops import patches
 
@@ -166,11 +178,12 @@ def show_batch(
     class_names: Sequence[str] = (),
     limit: int = 64,
 ) -> None:
-    """The pictures of one training batch as the model gets them, with their labels; padding is dimmed.
+    """The pictures of one training batch as the model gets them, with their labels or class maps; padding is dimmed.
 
     Args:
         path: the PNG file.
-        batch: the batch, `image (B, H, W, C)` in uint8; `label (B,)` and `mask (B,)` are drawn where there are any.
+        batch: the batch, `image (B, H, W, C)` in uint8; `label (B,)`, `segmentation (B, H, W)` and `mask (B,)` are
+            drawn where there are any.
         step: the step that the batch is of.
         class_names: name of each class; where empty, labels are drawn as numbers.
         limit: most images to draw.
@@ -178,17 +191,24 @@ def show_batch(
     images = np.asarray(batch["image"])
     real = np.asarray(batch.get("mask", np.ones(len(images)))) > 0
     labels = np.asarray(batch["label"]) if "label" in batch else None
+    maps = np.asarray(batch["segmentation"])[:limit] if "segmentation" in batch else ()
     cells = []
     for index in range(min(len(images), limit)):
         caption = [Line("padding", GREY)]
         if real[index]:
             caption = [] if labels is None else [Line(_name(class_names, labels[index]))]
-        cells.append(Cell(images[index], caption, dim=not real[index]))
+        image = palette.overlay(images[index], maps[index], class_names) if len(maps) else images[index]
+        cells.append(Cell(image, caption, dim=not real[index]))
     size = "×".join(str(side) for side in images.shape[1:])
     subtitle = f"{int(real.sum())} images of {size}" + (f", the first {limit}" if len(images) > limit else "")
     if not real.all():
         subtitle += f", and {int((~real).sum())} rows of padding"
-    grid(path, cells, f"Batch of step {step:,}", subtitle)
+    if len(maps):
+        grid(
+            path, cells, f"Batch of step {step:,}", subtitle, cell_inches=1.7, legend=palette.legend(class_names, maps)
+        )
+    else:
+        grid(path, cells, f"Batch of step {step:,}", subtitle)
 
 
 def prediction_grid(path: str | Path, results: Results, limit: int = 64) -> None:
@@ -209,7 +229,15 @@ def prediction_grid(path: str | Path, results: Results, limit: int = 64) -> None
     grid(path, cells, "Predictions", subtitle)
 
 
-def grid(path: str | Path, cells: Sequence[Cell], title: str, subtitle: str = "", group: int = 1) -> None:
+def grid(
+    path: str | Path,
+    cells: Sequence[Cell],
+    title: str,
+    subtitle: str = "",
+    group: int = 1,
+    cell_inches: float | None = None,
+    legend: Sequence[tuple[str, str]] = (),
+) -> None:
     """Draws the cells in rows: small images with crisp pixels, large ones scaled down.
 
     Args:
@@ -218,11 +246,13 @@ def grid(path: str | Path, cells: Sequence[Cell], title: str, subtitle: str = ""
         title: over the grid, in bold.
         subtitle: under the title.
         group: cells that belong together: never in different rows, and closer to each other.
+        cell_inches: width of a cell; by default small enough for ten columns.
+        legend: (name, colour) of what colours in the pictures mean, drawn under the subtitle.
     """
     columns = _columns(len(cells), group)
     rows = max(1, math.ceil(len(cells) / columns))
     heights = [_size(cell.image)[0] / _size(cell.image)[1] for cell in cells] or [1.0]
-    cell_width = min(1.25, max(1.0, 10.4 / columns)) if columns > 4 else 1.6
+    cell_width = cell_inches or (min(1.25, max(1.0, 10.4 / columns)) if columns > 4 else 1.6)
     image_height = cell_width * min(1.5, max(0.6, float(np.median(heights))))
     caption_height = _LINE_INCHES * max([len(cell.caption) for cell in cells], default=0) + 0.06
     pair_gap = _GAP_INCHES if group == 1 else 0.03
@@ -231,7 +261,8 @@ def grid(path: str | Path, cells: Sequence[Cell], title: str, subtitle: str = ""
 
     width = 2 * _MARGIN_INCHES + groups * (group * cell_width + (group - 1) * pair_gap) + (groups - 1) * group_gap
     width = max(width, 2 * _MARGIN_INCHES + 0.085 * len(subtitle), 3.2)
-    height = _TITLE_INCHES + rows * (image_height + caption_height + _GAP_INCHES) + _MARGIN_INCHES
+    above = _TITLE_INCHES + legend_height(legend, width - 2 * _MARGIN_INCHES)
+    height = above + rows * (image_height + caption_height + _GAP_INCHES) + _MARGIN_INCHES
     with new_figure(path, width, height) as figure:
 
         def text(x: float, y: float, line: str, **style: Any) -> None:
@@ -239,10 +270,11 @@ def grid(path: str | Path, cells: Sequence[Cell], title: str, subtitle: str = ""
 
         text(_MARGIN_INCHES, 0.12, title, fontsize=12, fontweight="bold")
         text(_MARGIN_INCHES, 0.36, subtitle, fontsize=9, color=GREY)
+        draw_legend(figure, legend, _MARGIN_INCHES, _TITLE_INCHES, width - 2 * _MARGIN_INCHES)
         for position, cell in enumerate(cells):
             row, column = divmod(position, columns)
             x = _MARGIN_INCHES + column * (cell_width + pair_gap) + (column // group) * (group_gap - pair_gap)
-            y = _TITLE_INCHES + row * (image_height + caption_height + _GAP_INCHES)
+            y = above + row * (image_height + caption_height + _GAP_INCHES)
             box = (x / width, 1 - (y + image_height) / height, cell_width / width, image_height / height)
             _draw_image(figure.add_axes(box), cell, cell_width, image_height)
             for number, line in enumerate(cell.caption):

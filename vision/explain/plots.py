@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vision.explain import pictures
+from vision.explain import pictures, segmentation
 from vision.explain.figure import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, new_figure, shorten
 from vision.explain.results import Results
 
@@ -290,4 +290,13 @@ PLOTS: dict[str, Callable[[str | Path, Results], None]] = {
     "predictions": pictures.predictions,
     "prediction_grid": pictures.prediction_grid,
     "reconstructions": pictures.reconstructions,
+    "class_iou": segmentation.class_iou,
+    "segmentation_grid": segmentation.segmentation_grid,
+    "segmentation_overlays": segmentation.segmentation_overlays,
+}
+
+# What a task may name in its `prediction_files`: (path without an ending, image, its predictions, class names) -> file.
+FILES: dict[str, Callable[[Path, np.ndarray, dict[str, np.ndarray], Sequence[str]], Path]] = {
+    "segmentation_mask": segmentation.write_mask,
+    "segmentation_overlay": segmentation.write_overlay,
 }

@@ -6,6 +6,7 @@ from vision import schema
 from vision.errors import pick
 from vision.tasks.classification import classification
 from vision.tasks.reconstruction import reconstruction
+from vision.tasks.segmentation import segmentation
 from vision.tasks.task import Mean, Task
 
 __all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
@@ -13,19 +14,28 @@ __all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
 TASKS = {
     "classification": classification,
     "reconstruction": reconstruction,
+    "segmentation": segmentation,
 }
 
 # Facts about the data that a task may ask for as arguments; no config keys.
-INJECTED = ("num_classes",)
+INJECTED = ("num_classes", "class_names")
 
 
-def create(name: str, where: str = "config.task", *, num_classes: int | None = None, **arguments: Any) -> Task:
+def create(
+    name: str,
+    where: str = "config.task",
+    *,
+    num_classes: int | None = None,
+    class_names: tuple[str, ...] | None = None,
+    **arguments: Any,
+) -> Task:
     """The task of that name.
 
     Args:
         name: a key of `TASKS`.
         where: the section's place, for messages.
         num_classes: number of classes of the data, for tasks that ask for it.
+        class_names: their names, for tasks that ask for them.
         **arguments: the task's own keys.
 
     Raises:
@@ -33,5 +43,5 @@ def create(name: str, where: str = "config.task", *, num_classes: int | None = N
     """
     function = pick(TASKS, "task", name, f"{where}.name")
     schema.check(function, arguments, where, INJECTED)
-    facts = {"num_classes": num_classes}
+    facts = {"num_classes": num_classes, "class_names": class_names}
     return function(**schema.accepted(function, facts), **arguments)

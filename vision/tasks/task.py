@@ -6,7 +6,8 @@ The trainer calls, in this order, inside the compiled step:
     outputs = model.apply(variables, **inputs, train=train)   -> dict of named arrays
     terms   = task.loss(outputs, batch)                 -> {name: Mean(total, count)}, to be added up
 
-and for evaluation, `task.metrics` (sums, on the device) and `task.collect` (per-example arrays for the host).
+and for evaluation, `task.metrics` (sums, on the device) and `task.collect` (per-example arrays for the host). There
+`task.forward` stands between inputs and outputs: it may call the model several times, on windows or mirror images.
 A two-stage detector fits: `inputs` hands it the padded ground truth while training, `collect` returns detections and
 ground truth, and `summarize_collected` calls the COCO evaluator on the host. `loss` and `monitor` see the outputs of
 the training forward pass only, all others those of evaluation. The model is initialised by its evaluation forward pass,
@@ -31,6 +32,9 @@ class Mean(NamedTuple):
     count: jax.Array  # ()
 
 
+Apply = Callable[[Mapping[str, Any]], Outputs]  # the model's forward pass for evaluation: inputs -> outputs
+
+
 def image_only(batch: Batch, train: bool) -> dict[str, Any]:
     """The inputs of a model that sees nothing but the image."""
     del train
@@ -48,6 +52,7 @@ class Task:
         summarize: sums of `metrics`, as NumPy -> {name: float, or array for plots}. Called once, on the host.
         predict: outputs -> {name: (B, ...)}, what a user of the model wants: probabilities, boxes, masks.
         inputs: (batch, train) -> keyword arguments of the model; `image` is preprocessed by the step on its way.
+        forward: (apply, inputs) -> outputs, for evaluation and prediction: `apply(inputs)` is the model's own.
         collect: (outputs, batch) -> {name: (B, ...)}, per example, to gather on the host for metrics that are no sums.
         summarize_collected: one dict of NumPy arrays per real example, in data-set order -> {name: float or array}.
             Must accept an empty list (the trainer asks for the names of the metrics with it).
@@ -56,6 +61,9 @@ class Task:
         describe: one example's predictions as NumPy, class names -> JSON-ready facts for people.
         plots: names of functions in `vision.explain.plots.PLOTS` that draw this task's results.
         prediction_plot: the one of them that draws predictions for images without a ground truth.
+        prediction_files: names of functions in `vision.explain.plots.FILES` that write the predictions of one image.
+        maps: the predictions that are (B, H, W, ...), pixel by pixel of the image; where the image was padded, they are
+            cut to its size, and they can be brought back to that of the image's file.
         best: the metric a run is judged by unless its config says otherwise.
         lower_is_better: the metrics that improve downwards.
     """
@@ -65,6 +73,7 @@ class Task:
     summarize: Callable[[Any], dict[str, float | np.ndarray]]
     predict: Callable[[Outputs], dict[str, jax.Array]]
     inputs: Callable[[Batch, bool], dict[str, Any]] = image_only
+    forward: Callable[[Apply, Mapping[str, Any]], Outputs] = lambda apply, inputs: apply(inputs)
     collect: Callable[[Outputs, Batch], dict[str, jax.Array]] | None = None
     summarize_collected: Callable[[list[dict[str, np.ndarray]]], dict[str, float | np.ndarray]] | None = None
     monitor: Callable[[Outputs, Batch], dict[str, Mean]] = lambda outputs, batch: {}
@@ -72,5 +81,7 @@ class Task:
     describe: Callable[[dict[str, np.ndarray], tuple[str, ...]], dict[str, Any]] = lambda predictions, class_names: {}
     plots: tuple[str, ...] = ()
     prediction_plot: str | None = None
+    prediction_files: tuple[str, ...] = ()
+    maps: tuple[str, ...] = ()
     best: str = "loss"
     lower_is_better: tuple[str, ...] = ("loss",)

@@ -137,7 +137,7 @@ def apply_model(model, task, preprocess, variables, batch: Batch, rng: jax.Array
     inputs = dict(task.inputs(batch, train))
     inputs["image"] = preprocess(inputs["image"])
     if not train:
-        return model.apply(variables, **inputs, train=False), None
+        return task.forward(lambda inputs: model.apply(variables, **inputs, train=False), inputs), None
     collections = [name for name in variables if name != "params"]
     dropout, sample = jax.random.split(rng)
     return model.apply(
