@@ -136,11 +136,8 @@ def test_pooling_does_not_lose_nan():
 def transposed_by_definition(image, kernel, stride, padding, output_padding):
     batch, height, width, _ = image.shape
     rows, columns = kernel.shape[:2]
-    canvas = np.zeros(
-        (batch, (height - 1) * stride + rows + output_padding, (width - 1) * stride + columns + output_padding)
-        + kernel.shape[3:],
-        np.float32,
-    )
+    extent = ((side - 1) * stride + k + output_padding for side, k in ((height, rows), (width, columns)))
+    canvas = np.zeros((batch, *extent, kernel.shape[3]), np.float32)
     for row, column in np.ndindex(height, width):
         top, left = row * stride, column * stride
         canvas[:, top : top + rows, left : left + columns] += np.einsum("bi,hwio->bhwo", image[:, row, column], kernel)
