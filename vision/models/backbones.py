@@ -24,6 +24,8 @@ def configured(
 ) -> Callable[..., nn.Module]:
     """The factory of a backbone: a network without a classifier, its fields checked. Call it with a name.
 
+    Of networks whose classifier begins with dense layers (`hidden`), these are left out too.
+
     Within a compact method:
 
         outputs = backbones.configured(self.backbone, self.dtype, self.norm)(name="backbone")(image, train)
@@ -48,8 +50,12 @@ def configured(
         raise UsageError(f"{where}.num_classes: a backbone has no classifier; leave it out.")
     fields = {"dtype": dtype, **fields, "num_classes": None, "where": where}
     factory = models.configured(**fields)
-    own = inspect.signature(factory).parameters.get("norm")
-    return factory if own is None else functools.partial(factory, norm=_merged(own.default, norm))
+    parameters = inspect.signature(factory).parameters
+    if "hidden" in parameters and "hidden" not in fields and isinstance(parameters["hidden"].default, tuple):
+        factory = functools.partial(factory, hidden=())
+    if "norm" in parameters:
+        factory = functools.partial(factory, norm=_merged(parameters["norm"].default, norm))
+    return factory
 
 
 def features(
@@ -68,10 +74,17 @@ def features(
     return [found[stride] for stride in strides]
 
 
-def stages(outputs: Mapping[str, Any]) -> tuple[jax.Array, ...]:
-    """A backbone's maps from first to last, also those that share a stride because stages are dilated."""
+def stages(outputs: Mapping[str, Any], count: int, where: str = "config.model.backbone") -> tuple[jax.Array, ...]:
+    """A backbone's last maps, finest first; those of dilated stages share a stride.
+
+    Raises:
+        UsageError: it has fewer than `count` maps.
+    """
     found = outputs.get("features", {})
-    return outputs.get("stages") or tuple(found[stride] for stride in sorted(found))
+    maps = outputs.get("stages") or tuple(found[stride] for stride in sorted(found))
+    if len(maps) < count:
+        raise UsageError(f"{where}: expected a network with features at {count} strides or more; this has {len(maps)}.")
+    return maps[-count:]
 
 
 def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:

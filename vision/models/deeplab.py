@@ -132,14 +132,14 @@ class DeepLab(nn.Module):
             conv=functools.partial(self.conv, use_bias=False, dtype=self.dtype, kernel_init=layers.he_normal),
             norm=functools.partial(self.norm, dtype=self.dtype),
         )
-        *_, before, last = backbones.stages(outputs)
+        maps = backbones.stages(outputs, 2 if self.auxiliary else 1)
         if self.head == "pyramid":
             head = PyramidHead(self.num_classes, self.dropout, unit, self.width, self.rates, name="classifier")
         else:
             head = ConvHead(self.num_classes, self.dropout, unit, name="classifier")
-        result["logits"] = bilinear(head(last, train), image.shape[1:3])
+        result["logits"] = bilinear(head(maps[-1], train), image.shape[1:3])
         if self.auxiliary:
-            scores = ConvHead(self.num_classes, 0.1, unit, name="auxiliary")(before, train)
+            scores = ConvHead(self.num_classes, 0.1, unit, name="auxiliary")(maps[0], train)
             result["aux_logits"] = (bilinear(scores, image.shape[1:3]),)
         return result
 

@@ -1,6 +1,7 @@
-"""Fully convolutional networks (Long et al. 2015, arXiv:1411.4038): scores of maps at several strides, upsampled and added."""
+"""Fully convolutional networks (Long et al. 2015, arXiv:1411.4038): maps of several strides, scored and added up."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -211,7 +212,7 @@ class BackboneFCN(nn.Module):
 
 def check_strides(strides: tuple[int, ...], where: str = "config.model.strides") -> None:
     """Raises UsageError unless each stride is a multiple of the one before, and larger."""
-    pairs = zip(strides, strides[1:], strict=False)
+    pairs = itertools.pairwise(strides)
     if not strides or any(larger % smaller or larger <= smaller for smaller, larger in pairs):
         raise UsageError(f"{where}: expected growing strides, each a multiple of the one before; given {strides}.")
 

@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015, arXiv:1505.04597): an encoder, and a decoder that reads the encoder's map of each stride."""
+"""U-Net (Ronneberger et al. 2015, arXiv:1505.04597): an encoder, and a decoder that reads its map of each stride."""
 
 import functools
 from collections.abc import Callable
