@@ -91,7 +91,7 @@ def test_backbones(backbone, strides):
 
 
 def test_mistakes():
-    with pytest.raises(UsageError, match="571x600 does not halve 4 times .* resize it to 556x588 or 572x604"):
+    with pytest.raises(UsageError, match=r"571x600 does not halve 4 times .* resize it to 556x588 or 572x604"):
         models.variable_shapes(models.create("unet_paper", 2, mirror=False), (571, 600, 3))
     with pytest.raises(UsageError, match="padding='valid' is for the network's own encoder"):
         models.variable_shapes(models.create("unet_paper", 2, backbone="resnet18"), (64, 64, 3))
