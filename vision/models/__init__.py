@@ -1,5 +1,6 @@
 """The networks: Linen modules from an image to named arrays, by name."""
 
+import functools
 import math
 from typing import Any
 
@@ -12,7 +13,10 @@ from vision.errors import UsageError, pick
 from vision.models import (
     alexnet,
     autoencoder,
+    backbones,
+    deeplab,
     densenet,
+    fcn,
     googlenet,
     hybrid,
     inception,
@@ -23,6 +27,8 @@ from vision.models import (
     resnet,
     resnet_cifar,
     resnet_v2,
+    unet,
+    unpooling,
     vgg,
     vit,
 )
@@ -48,6 +54,10 @@ MODELS = {
     **densenet.VARIANTS,
     **vit.VARIANTS,
     **hybrid.VARIANTS,
+    **fcn.VARIANTS,
+    **deeplab.VARIANTS,
+    **unpooling.VARIANTS,
+    **unet.VARIANTS,
 }
 
 # Fields that hold factories of layers: the program passes them, a configuration cannot.
@@ -56,6 +66,7 @@ INJECTED = ("conv", "norm")
 __all__ = [
     "INJECTED",
     "MODELS",
+    "configured",
     "count_parameters",
     "create",
     "initialize",
@@ -74,7 +85,8 @@ def create(
     """The network of that name.
 
     `model.apply(variables, image, train=False)` takes (B, H, W, C) floating-point images and gives a dict of arrays:
-    `logits` (B, num_classes), `features` by stride, `pooled` (B, width), as far as the network has them.
+    `logits` (B, num_classes), or (B, H, W, num_classes) of networks that segment; `features` by stride; `pooled`
+    (B, width), as far as the network has them.
 
     Args:
         name: a name in `MODELS`.
@@ -86,6 +98,13 @@ def create(
     Raises:
         UsageError: an unknown name or field, or a value of another type than the field's.
     """
+    return configured(name, num_classes, dtype, where, **arguments)()
+
+
+def configured(
+    name: str, num_classes: int | None = None, dtype: Any = "float32", where: str = "config.model", **arguments: Any
+) -> functools.partial:
+    """The factory of the network that `create` makes of these arguments, which are checked."""
     factory = pick(MODELS, "model", name, f"{where}.name")
     arguments["dtype"] = _dtype_name(dtype, f"{where}.dtype")
     if "num_classes" in schema.keys(factory, INJECTED):
@@ -93,7 +112,9 @@ def create(
     configuration = {key: value for key, value in arguments.items() if key not in INJECTED}
     schema.check(factory, configuration, where, INJECTED)
     _check_ranges(configuration, where)
-    return factory(**arguments)
+    if configuration.get("backbone") is not None:
+        backbones.configured(configuration["backbone"], arguments["dtype"], where=f"{where}.backbone")
+    return functools.partial(factory, **arguments)
 
 
 def count_parameters(params: Any) -> int:

@@ -71,6 +71,32 @@ class Conv(nn.Module):
         return result if bias is None else result + bias
 
 
+class Convolutions(nn.Module):
+    """3x3 convolutions one after the other, each with its norm and ReLU.
+
+    Attributes:
+        widths: channels of each convolution.
+        conv: factory of the convolutions, given (features, kernel size, padding, name).
+        norm: factory of the norms, given (use_running_average, name); None for none.
+        padding: zeros around the map; 0 for a map that shrinks by two with each convolution.
+    """
+
+    widths: tuple[int, ...]
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module] | None
+    padding: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+        """(B, H, W, C) -> (B, H, W, last width), or smaller without padding."""
+        for number, width in enumerate(self.widths, start=1):
+            x = self.conv(width, (3, 3), padding=self.padding, name=f"conv_{number}")(x)
+            if self.norm is not None:
+                x = self.norm(use_running_average=not train, name=f"norm_{number}")(x)
+            x = nn.relu(x)
+        return x
+
+
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): drops a residual branch of single examples.
 

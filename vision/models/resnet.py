@@ -21,12 +21,13 @@ class BasicBlock(nn.Module):
     Attributes:
         features: channels of both convolutions and of the result.
         stride: stride of the first convolution and of the shortcut.
-        conv: factory of the convolutions, given (features, kernel size, strides, padding, name).
+        conv: factory of the convolutions, given (features, kernel size, strides, padding, kernel_dilation, name).
         norm: factory of the norms, given (name) and for the last of the branch its `scale_init`.
         activate: the activation.
         last_scale_init: initialiser of the last norm's scale.
         drop_path: chance of the branch to be dropped while training.
         shortcut: what the branch is added to, see `ResNet`.
+        dilation: step between the taps of the 3x3 kernels.
     """
 
     features: int
@@ -37,14 +38,16 @@ class BasicBlock(nn.Module):
     last_scale_init: layers.Initializer = nn.initializers.ones
     drop_path: float = 0.0
     shortcut: Shortcut = "projection"
+    dilation: int = 1
     expansion = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = functools.partial(self.norm, use_running_average=not train)
-        y = self.conv(self.features, (3, 3), self.stride, 1, name="conv_1")(x)
+        far = self.dilation
+        y = self.conv(self.features, (3, 3), self.stride, far, kernel_dilation=far, name="conv_1")(x)
         y = self.activate(norm(name="norm_1")(y))
-        y = self.conv(self.features, (3, 3), 1, 1, name="conv_2")(y)
+        y = self.conv(self.features, (3, 3), 1, far, kernel_dilation=far, name="conv_2")(y)
         y = norm(name="norm_2", scale_init=self.last_scale_init)(y)
         return self.activate(_add_shortcut(self, x, layers.DropPath(self.drop_path)(y, train), norm))
 
@@ -56,7 +59,7 @@ class BottleneckBlock(nn.Module):
         features: channels of the result.
         width: channels of the first two convolutions.
         stride: stride of the 3x3 convolution and of the shortcut.
-        conv, norm, activate, last_scale_init, drop_path, shortcut: those of `BasicBlock`.
+        conv, norm, activate, last_scale_init, drop_path, shortcut, dilation: those of `BasicBlock`.
         groups: groups of channels of the 3x3 convolution (Xie et al. 2017, arXiv:1611.05431, figure 3c).
         stride_first: give the stride to the first 1x1 convolution.
     """
@@ -72,6 +75,7 @@ class BottleneckBlock(nn.Module):
     shortcut: Shortcut = "projection"
     groups: int = 1
     stride_first: bool = False
+    dilation: int = 1
     expansion = 4
 
     @nn.compact
@@ -80,7 +84,8 @@ class BottleneckBlock(nn.Module):
         first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
         y = self.conv(self.width, (1, 1), first, 0, name="conv_1")(x)
         y = self.activate(norm(name="norm_1")(y))
-        y = self.conv(self.width, (3, 3), second, 1, feature_group_count=self.groups, name="conv_2")(y)
+        wide = dict(kernel_dilation=self.dilation, feature_group_count=self.groups)
+        y = self.conv(self.width, (3, 3), second, self.dilation, **wide, name="conv_2")(y)
         y = self.activate(norm(name="norm_2")(y))
         y = self.conv(self.features, (1, 1), 1, 0, name="conv_3")(y)
         y = norm(name="norm_3", scale_init=self.last_scale_init)(y)
@@ -121,17 +126,26 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-    """Blocks of one width; the first one brings the stride."""
+    """Blocks of one width; the first one brings the stride.
+
+    Attributes:
+        drop_path: chance of each block's branch to be dropped.
+        stride: stride of the first block.
+        block: factory of the blocks, given (stride, drop_path, name), and a dilation where there is one.
+        dilations: of the first block, and of those after it.
+    """
 
     drop_path: tuple[float, ...]
     stride: int
     block: Callable[..., nn.Module]
+    dilations: tuple[int, int] = (1, 1)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for index, rate in enumerate(self.drop_path):
-            stride = self.stride if index == 0 else 1
-            x = self.block(stride=stride, drop_path=rate, name=f"block_{index + 1}")(x, train)
+            stride, dilation = (self.stride, self.dilations[0]) if index == 0 else (1, self.dilations[1])
+            dilated = {"dilation": dilation} if dilation > 1 else {}
+            x = self.block(stride=stride, drop_path=rate, name=f"block_{index + 1}", **dilated)(x, train)
         return x
 
 
@@ -156,6 +170,8 @@ class ResNet(nn.Module):
         conv_bias: add biases in the convolutions, as the networks of 2015 and Keras do.
         small_images: 3x3 stem of stride 1 without pooling, for images of about 32 pixels; features then have strides
             1, 2, 4, 8 instead of 4, 8, 16, 32.
+        dilate: for each stage after the first, whether its stride becomes a dilation of all 3x3 kernels from there on,
+            so that its map is as fine as the one before (Chen et al. 2017, arXiv:1706.05587, figure 3b); () for none.
         activation: name in `ACTIVATIONS`.
         norm_epsilon: added to the variance in the norms; Keras has 1e-3.
         zero_init_residual: start the last norm of each branch at zero, so that each block starts as its shortcut
@@ -178,6 +194,7 @@ class ResNet(nn.Module):
     shortcut: Shortcut = "projection"
     conv_bias: bool = False
     small_images: bool = False
+    dilate: tuple[bool, ...] = ()
     activation: str = "relu"
     norm_epsilon: float = 1e-5
     zero_init_residual: bool = False
@@ -190,7 +207,10 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, Any]:
-        """image (B, H, W, C) -> features by stride, pooled (B, last width), logits (B, num_classes)."""
+        """image (B, H, W, C) -> features by stride, stages, pooled (B, last width), logits (B, num_classes).
+
+        `stages` are the maps of all stages, of which dilated ones share a stride; `features` has the last of each.
+        """
         # He et al. 2015, as in torchvision: fan out keeps the scale of the gradients.
         conv = functools.partial(
             self.conv, use_bias=self.conv_bias, dtype=self.dtype, kernel_init=layers.he_normal_fan_out
@@ -202,17 +222,32 @@ class ResNet(nn.Module):
         last_scale_init = nn.initializers.zeros if self.zero_init_residual else nn.initializers.ones
         options = dict(conv=conv, norm=norm, activate=activate, last_scale_init=last_scale_init, shortcut=self.shortcut)
         rates = iter(layers.drop_path_rates(self.drop_path, sum(self.stage_sizes)))
-        stride, features = 1 if self.small_images else 4, {}
-        for index, size in enumerate(self.stage_sizes):
+        stride, features, stages = 1 if self.small_images else 4, {}, ()
+        for index, (size, (stage_stride, dilations)) in enumerate(zip(self.stage_sizes, self._steps(), strict=True)):
             stage_rates = tuple(next(rates) for _ in range(size))
-            stage_stride = 1 if index == 0 else 2
-            x = Stage(stage_rates, stage_stride, self._block(index, options), name=f"stage_{index + 1}")(x, train)
+            block = self._block(index, options)
+            x = Stage(stage_rates, stage_stride, block, dilations, name=f"stage_{index + 1}")(x, train)
             stride *= stage_stride
-            features[stride] = x
+            features[stride], stages = x, (*stages, x)
 
         pooled = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
         dropped = nn.Dropout(self.dropout)(pooled, deterministic=not train)
-        return {"features": features, "pooled": pooled, **layers.classifier(dropped, self.num_classes)}
+        logits = layers.classifier(dropped, self.num_classes)
+        return {"features": features, "stages": stages, "pooled": pooled, **logits}
+
+    def _steps(self) -> list[tuple[int, tuple[int, int]]]:
+        """Each stage's stride, and the dilations of its first and of its other blocks, as torchvision has them."""
+        dilate, dilation = (False, *(self.dilate or (False,) * (len(self.stage_sizes) - 1))), 1
+        if len(dilate) != len(self.stage_sizes):
+            raise UsageError(
+                f"resnet: dilate has one value for each of the {len(self.stage_sizes)} stages but the first; "
+                f"given {self.dilate}."
+            )
+        steps = []
+        for index, dilated in enumerate(dilate):
+            before, dilation = dilation, dilation * (2 if dilated else 1)
+            steps.append((1 if dilated or index == 0 else 2, (before, dilation)))
+        return steps
 
     def _block(self, stage: int, options: dict[str, Any]) -> Callable[..., nn.Module]:
         """The factory of a stage's blocks, which wants a stride, a chance to be dropped and a name."""

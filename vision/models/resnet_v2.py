@@ -23,6 +23,7 @@ class StandardizedConv(nn.Module):
         kernel_size: (height, width) of the kernel.
         strides: step between outputs.
         padding: as in `layers.Conv`.
+        kernel_dilation: step between the kernel's taps.
         feature_group_count: number of independent groups of channels.
         use_bias: whether to add a bias.
         dtype: dtype of the computation; the kernel is standardised in float32.
@@ -34,6 +35,7 @@ class StandardizedConv(nn.Module):
     kernel_size: tuple[int, int]
     strides: int = 1
     padding: Padding = "SAME"
+    kernel_dilation: int = 1
     feature_group_count: int = 1
     use_bias: bool = False
     dtype: layers.Dtype | None = None
@@ -49,7 +51,8 @@ class StandardizedConv(nn.Module):
         kernel = kernel * jax.lax.rsqrt(jnp.mean(kernel**2, axis=(0, 1, 2)) + self.epsilon)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else None
         image, kernel, bias = nn.dtypes.promote_dtype(image, kernel, bias, dtype=self.dtype)
-        result = convolve(image, kernel, self.strides, self.padding, groups=self.feature_group_count)
+        groups = self.feature_group_count
+        result = convolve(image, kernel, self.strides, self.padding, self.kernel_dilation, groups)
         return result if bias is None else result + bias
 
 

@@ -1,8 +1,7 @@
 """Residual networks' weights in torchvision's and timm's naming, and in that of BiT's own files."""
 
-from vision.weights.rules import CONV, DENSE, Kind, Rule, norm
+from vision.weights.rules import CONV, DENSE, DENSE_OF_1X1, Kind, Rule, norm
 
-_DENSE_OF_1X1 = Kind(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # a classifier kept as a convolution
 _DENSE_OF_MAP = Kind(lambda x: x[0, 0], lambda x: x[None, None])
 
 # ResNet; timm has the same names.
@@ -38,7 +37,7 @@ TIMM_V2: tuple[Rule, ...] = (
     *stages("", ""),
     Rule(r"norm\.weight", "params/norm/scale"),
     Rule(r"norm\.bias", "params/norm/bias"),
-    Rule(r"head\.fc\.weight", "params/head/kernel", _DENSE_OF_1X1),
+    Rule(r"head\.fc\.weight", "params/head/kernel", DENSE_OF_1X1),
     Rule(r"head\.fc\.bias", "params/head/bias"),
 )
 

@@ -5,7 +5,7 @@ A list of rules must cover both sides: every tensor of theirs matches a rule, an
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +35,7 @@ def _moved(order: tuple[int, ...]) -> Kind:
 SAME = Kind(lambda x: x, lambda x: x)
 CONV = _moved((2, 3, 1, 0))  # PyTorch's (out, in, height, width) -> (height, width, in, out)
 DENSE = _moved((1, 0))  # PyTorch's (out, in) -> (in, out)
+DENSE_OF_1X1 = Kind(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # a dense layer kept as a convolution
 
 # Attention keeps its heads apart where PyTorch has one axis: a kernel (in, heads, head width) and a bias
 # (heads, head width) to the heads, a kernel (heads, head width, out) from them.
@@ -202,3 +203,13 @@ def norm(pattern: str, path: str) -> tuple[Rule, ...]:
         Rule(rf"{pattern}\.running_var", f"batch_stats/{path}/var"),
         Rule(rf"{pattern}\.num_batches_tracked", None),
     )
+
+
+def nested(rules: Sequence[Rule], pattern: str, path: str) -> tuple[Rule, ...]:
+    """The rules of a network that is part of another: their names begin with `pattern`, our paths with `path`."""
+
+    def ours(rule: Rule) -> str | None:
+        collection, _, rest = (rule.path or "").partition("/")
+        return f"{collection}/{path}/{rest}" if rest else None
+
+    return tuple(rule._replace(pattern=pattern + rule.pattern, path=ours(rule)) for rule in rules)

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from vision.errors import UsageError, unknown_name
-from vision.weights import alexnet, densenet, googlenet, inception, keras, lpips, resnet, vgg, vit
-from vision.weights.rules import Rule
+from vision.models import backbones
+from vision.weights import alexnet, densenet, googlenet, inception, keras, lpips, resnet, segmentation, vgg, vit
+from vision.weights.rules import Rule, nested
 
 Rules = tuple[Rule, ...]
 
@@ -14,10 +15,14 @@ Rules = tuple[Rule, ...]
 RULES: dict[str, dict[str, Rules | Callable[[Any], Rules]]] = {
     "torchvision": {
         "AlexNet": alexnet.TORCHVISION,
+        "DeconvNet": segmentation.deconvnet,
+        "DeepLab": segmentation.deeplab,
         "DenseNet": densenet.TORCHVISION,
+        "FCN": segmentation.fcn,
         "GoogLeNet": googlenet.TORCHVISION,
         "Inception": inception.torchvision,
         "ResNet": resnet.TORCHVISION,
+        "SegNet": segmentation.segnet,
         "VGG": vgg.torchvision,
         "ViT": vit.TORCHVISION,
     },
@@ -40,6 +45,8 @@ _IDENTITY = (Rule(r"((?:params|batch_stats)/.*)", "<1>"),)
 def rules_for(model: Any, source: str) -> Rules:
     """The rules for a network's tensors as this source names them; "vision" is our own names.
 
+    A network on a backbone takes the tensors of that backbone's classifier too.
+
     Raises:
         UsageError: an unknown source, or one without rules for this network.
     """
@@ -48,10 +55,12 @@ def rules_for(model: Any, source: str) -> Rules:
     if source not in RULES:
         raise unknown_name("source of weights", source, (*RULES, OURS))
     families = RULES[source]
-    for cls in type(model).__mro__:
-        if cls.__name__ in families:
-            rules = families[cls.__name__]
-            return rules(model) if callable(rules) else rules
+    known = [families[cls.__name__] for cls in type(model).__mro__ if cls.__name__ in families]
+    section = getattr(model, "backbone", None)
+    if known or section is not None:
+        own = known[0] if known else ()
+        own = own(model) if callable(own) else own
+        return (*own, *(nested(rules_for(backbones.configured(section)(), source), "", "backbone") if section else ()))
     name = type(model).__name__
     others = [other for other, table in RULES.items() if name in table] or ["no source"]
     raise UsageError(

@@ -9,7 +9,7 @@ from vision.weights.rules import CONV, DENSE, SAME, Kind, Rule, dense_after_map,
 def torchvision(model: VGG) -> tuple[Rule, ...]:
     """The rules for a VGG of this depth, with batch norm or without."""
     return (
-        *_convolutions(model),
+        *convolutions(model),
         *_layer("classifier.0", "dense_1", dense_after_map(*_last_map(model))),
         *_layer("classifier.3", "dense_2", DENSE),
         *_layer("classifier.6", "head", DENSE),
@@ -19,14 +19,15 @@ def torchvision(model: VGG) -> tuple[Rule, ...]:
 def timm(model: VGG) -> tuple[Rule, ...]:
     """The rules for timm's form, in which the hidden dense layers are convolutions."""
     return (
-        *_convolutions(model),
+        *convolutions(model),
         *_layer("pre_logits.fc1", "dense_1", _window_kernel(*_last_map(model))),
         *_layer("pre_logits.fc2", "dense_2", _window_kernel(model.hidden[0] if model.hidden else 1, 1, 1)),
         *_layer("head.fc", "head", DENSE),
     )
 
 
-def _convolutions(model: VGG) -> tuple[Rule, ...]:
+def convolutions(model: VGG) -> tuple[Rule, ...]:
+    """The rules without those of the dense layers, also for other networks whose encoder is a VGG."""
     rules, index = (), 0
     for stage, size in enumerate(model.stage_sizes, start=1):
         for number in range(1, size + 1):

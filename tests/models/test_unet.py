@@ -1,0 +1,97 @@
+"""U-Net: the paper's sizes, mirrored borders, and other networks as its encoder."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision import models
+from vision.errors import UsageError
+from vision.models import unet
+
+
+def outputs_of(model, *image_shape):
+    image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+    return jax.eval_shape(lambda x: model.init_with_output(jax.random.key(0), x)[0], image)
+
+
+def test_published_sizes():
+    """Figure 1: 572 pixels give 388, and the maps on the way."""
+    model = models.create("unet_paper", 2, width=2, mirror=False)
+    outputs = outputs_of(model, 1, 572, 572, 1)
+    assert outputs["logits"].shape == (1, 388, 388, 2)
+    assert {stride: x.shape[1] for stride, x in outputs["features"].items()} == {16: 28, 8: 52, 4: 100, 2: 196, 1: 388}
+    assert unet.valid_size(557, 4) == unet.valid_size(572, 4) == (572, 388) and unet.lost_border(4) == 184
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_valid_sizes_by_trial(depth):
+    """Each side up to 120 is tried: halved and doubled as the convolutions do."""
+
+    def logits_of(side):
+        for _ in range(depth):
+            side -= 4
+            if side < 2 or side % 2:
+                return 0
+            side //= 2
+        side -= 4
+        for _ in range(depth):
+            side = 2 * side - 4
+        return side
+
+    possible = {side: logits_of(side) for side in range(200) if logits_of(side) > 0}
+    for side in range(120):
+        least = min(other for other in possible if other >= side)
+        assert unet.valid_size(side, depth) == (least, possible[least])
+
+
+def test_mirrored_border_gives_the_logits_of_the_middle():
+    """The overlap-tile strategy: what valid convolutions see of the image is not changed by the mirrored border."""
+    small = models.create("unet_paper", 2, width=2, depth=1, mirror=False)
+    whole = small.clone(mirror=True)
+    image = np.random.default_rng(0).standard_normal((1, 32, 28, 1)).astype(np.float32)
+    variables = jax.jit(small.init)(jax.random.key(0), image)
+    inner = jax.jit(small.apply)(variables, image)["logits"]
+    outer = jax.jit(whole.apply)(variables, image)["logits"]
+    lost = unet.lost_border(1) // 2
+    assert outer.shape == (1, 32, 28, 2) and inner.shape == (1, 16, 12, 2)
+    np.testing.assert_allclose(outer[:, lost:-lost, lost:-lost], inner, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_paper"])
+def test_any_size(name):
+    for height, width in ((1, 3), (97, 131), (388, 388)):
+        model = models.create(name, 2, width=2)
+        assert outputs_of(model, 1, height, width, 3)["logits"].shape == (1, height, width, 2)
+
+
+@pytest.mark.parametrize("upsampling", ["bilinear", "nearest", "bed_of_nails"])
+def test_fixed_upsampling(upsampling):
+    model = models.create("unet", 2, width=4, depth=1, upsampling=upsampling)
+    params = models.variable_shapes(model, (16, 16, 3))["params"]
+    assert params["upsample_1"]["projection"]["kernel"].shape == (8, 4)
+    assert outputs_of(model, 1, 16, 15, 3)["logits"].shape == (1, 16, 15, 2)
+
+
+@pytest.mark.parametrize(
+    "backbone, strides",
+    [
+        ("resnet18", (4, 8, 16, 32)),
+        ("densenet121", (8, 16)),
+        ("vgg11_bn", (1, 2, 4, 8, 16)),
+        ("vit_ti16", (16,)),
+        ({"name": "vit", "patch_size": 14, "depth": 1}, (14,)),
+    ],
+)
+def test_backbones(backbone, strides):
+    model = models.create("unet", 5, backbone=backbone, strides=strides, width=4)
+    outputs = outputs_of(model, 1, 97, 131, 3)
+    assert outputs["logits"].shape == (1, 97, 131, 5)
+    assert min(outputs["features"]) == 1 and outputs["features"][1].shape[-1] == 4
+
+
+def test_mistakes():
+    with pytest.raises(UsageError, match=r"571x600 does not halve 4 times .* resize it to 556x588 or 572x604"):
+        models.variable_shapes(models.create("unet_paper", 2, mirror=False), (571, 600, 3))
+    with pytest.raises(UsageError, match="padding='valid' is for the network's own encoder"):
+        models.variable_shapes(models.create("unet_paper", 2, backbone="resnet18"), (64, 64, 3))
