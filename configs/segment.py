@@ -15,7 +15,7 @@ from vision.errors import pick
 
 FCN = dict(
     stage_sizes=(1, 1, 2, 2, 2),
-    width=16,
+    width=8,
     hidden=128,
     window=3,
     padding=1,
@@ -29,9 +29,9 @@ NETWORKS = {
     "fcn32s": dict(name="fcn32s", **FCN),
     "fcn16s": dict(name="fcn16s", **FCN),
     "fcn8s": dict(name="fcn8s", **FCN),
-    "deconvnet": dict(name="deconvnet", stage_sizes=(1, 1, 2, 2, 2), width=16, hidden=128, window=3),
-    "segnet": dict(name="segnet", stage_sizes=(1, 1, 2, 2, 2), width=16),
-    "unet": dict(name="unet", width=12, depth=3),
+    "deconvnet": dict(name="deconvnet", stage_sizes=(1, 1, 2, 2, 2), width=8, hidden=128, window=3),
+    "segnet": dict(name="segnet", stage_sizes=(1, 1, 2, 2, 2), width=8),
+    "unet": dict(name="unet", width=8, depth=4),
 }
 
 
