@@ -78,8 +78,8 @@ def test_dilated_stages_see_what_strided_ones_see():
     """Without its stride, a dilated ResNet computes the strided one's map at every place: every second is the same."""
     fields = {"num_classes": None, "stage_sizes": (1, 2, 2), "width": 4}
     image = random(1, 64, 64, 3)
-    for block in ("basic", "bottleneck"):
-        strided = models.create("resnet", block=block, **fields)
+    for form in ({"block": "basic"}, {"block": "bottleneck"}, {"block": "bottleneck", "stride_first": True}):
+        strided = models.create("resnet", **form, **fields)
         dilated = strided.clone(dilate=(False, True))
         variables = jax.tree.map(
             lambda x: np.abs(random(*x.shape)) * 0.1 + 0.1, models.variable_shapes(strided, (64, 64, 3))
