@@ -88,8 +88,8 @@ def test_backbone_of_a_classifier(name, fields):
     "name, allow_missing, allow_unused",
     [
         ("fcn8s", (r"params/score_[34]/.*",), ()),
-        ("deconvnet", (r"params/(de|un)\w+/.*", r"params/dense_\d_norm/.*", r"batch_stats/.*"), ()),
-        ("segnet", (r"params/un_\d/.*", r"params/up_\d/.*", r"batch_stats/.*"), (r"classifier\..*",)),
+        ("deconvnet", (r"params/(deconv|up)\w*/.*", r"params/dense_\d_norm/.*", r"batch_stats/.*"), ()),
+        ("segnet", (r"params/up_\d/.*", r"batch_stats/.*"), (r"classifier\..*",)),
     ],
 )
 def test_trunk_of_vgg(name, allow_missing, allow_unused):

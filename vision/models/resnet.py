@@ -27,7 +27,8 @@ class BasicBlock(nn.Module):
         last_scale_init: initialiser of the last norm's scale.
         drop_path: chance of the branch to be dropped while training.
         shortcut: what the branch is added to, see `ResNet`.
-        dilation: step between the taps of the 3x3 kernels.
+        dilations: step between the taps of a 3x3 kernel that has the stride, or would have it if it were not a dilation
+            instead; and of one that comes after it.
     """
 
     features: int
@@ -38,14 +39,14 @@ class BasicBlock(nn.Module):
     last_scale_init: layers.Initializer = nn.initializers.ones
     drop_path: float = 0.0
     shortcut: Shortcut = "projection"
-    dilation: int = 1
+    dilations: tuple[int, int] = (1, 1)
     expansion = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         norm = functools.partial(self.norm, use_running_average=not train)
-        far = self.dilation
-        y = self.conv(self.features, (3, 3), self.stride, far, kernel_dilation=far, name="conv_1")(x)
+        near, far = self.dilations
+        y = self.conv(self.features, (3, 3), self.stride, near, kernel_dilation=near, name="conv_1")(x)
         y = self.activate(norm(name="norm_1")(y))
         y = self.conv(self.features, (3, 3), 1, far, kernel_dilation=far, name="conv_2")(y)
         y = norm(name="norm_2", scale_init=self.last_scale_init)(y)
@@ -59,7 +60,7 @@ class BottleneckBlock(nn.Module):
         features: channels of the result.
         width: channels of the first two convolutions.
         stride: stride of the 3x3 convolution and of the shortcut.
-        conv, norm, activate, last_scale_init, drop_path, shortcut, dilation: those of `BasicBlock`.
+        conv, norm, activate, last_scale_init, drop_path, shortcut, dilations: those of `BasicBlock`.
         groups: groups of channels of the 3x3 convolution (Xie et al. 2017, arXiv:1611.05431, figure 3c).
         stride_first: give the stride to the first 1x1 convolution.
     """
@@ -75,7 +76,7 @@ class BottleneckBlock(nn.Module):
     shortcut: Shortcut = "projection"
     groups: int = 1
     stride_first: bool = False
-    dilation: int = 1
+    dilations: tuple[int, int] = (1, 1)
     expansion = 4
 
     @nn.compact
@@ -84,8 +85,9 @@ class BottleneckBlock(nn.Module):
         first, second = (self.stride, 1) if self.stride_first else (1, self.stride)
         y = self.conv(self.width, (1, 1), first, 0, name="conv_1")(x)
         y = self.activate(norm(name="norm_1")(y))
-        wide = dict(kernel_dilation=self.dilation, feature_group_count=self.groups)
-        y = self.conv(self.width, (3, 3), second, self.dilation, **wide, name="conv_2")(y)
+        dilation = self.dilations[1 if self.stride_first else 0]
+        options = dict(kernel_dilation=dilation, feature_group_count=self.groups)
+        y = self.conv(self.width, (3, 3), second, dilation, **options, name="conv_2")(y)
         y = self.activate(norm(name="norm_2")(y))
         y = self.conv(self.features, (1, 1), 1, 0, name="conv_3")(y)
         y = norm(name="norm_3", scale_init=self.last_scale_init)(y)
@@ -131,8 +133,8 @@ class Stage(nn.Module):
     Attributes:
         drop_path: chance of each block's branch to be dropped.
         stride: stride of the first block.
-        block: factory of the blocks, given (stride, drop_path, name), and a dilation where there is one.
-        dilations: of the first block, and of those after it.
+        block: factory of the blocks, given (stride, drop_path, name), and dilations where there are any.
+        dilations: those of the first block; the others have the second of them for both.
     """
 
     drop_path: tuple[float, ...]
@@ -143,8 +145,8 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         for index, rate in enumerate(self.drop_path):
-            stride, dilation = (self.stride, self.dilations[0]) if index == 0 else (1, self.dilations[1])
-            dilated = {"dilation": dilation} if dilation > 1 else {}
+            stride, before = (self.stride, self.dilations[0]) if index == 0 else (1, self.dilations[1])
+            dilated = {"dilations": (before, self.dilations[1])} if max(self.dilations) > 1 else {}
             x = self.block(stride=stride, drop_path=rate, name=f"block_{index + 1}", **dilated)(x, train)
         return x
 
@@ -236,7 +238,7 @@ class ResNet(nn.Module):
         return {"features": features, "stages": stages, "pooled": pooled, **logits}
 
     def _steps(self) -> list[tuple[int, tuple[int, int]]]:
-        """Each stage's stride, and the dilations of its first and of its other blocks, as torchvision has them."""
+        """Each stage's stride, and its dilations: where the stride would be, and after it."""
         dilate, dilation = (False, *(self.dilate or (False,) * (len(self.stage_sizes) - 1))), 1
         if len(dilate) != len(self.stage_sizes):
             raise UsageError(

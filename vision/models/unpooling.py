@@ -64,7 +64,7 @@ class SegNet(nn.Module):
         features = {2 ** len(pooled): x}
         for widths, name in _decoder(self.stage_sizes, self.width):
             switches, size = pooled.pop()
-            x = Upsample(self.upsampling, 2, name=f"un{name}")(x, size, switches)
+            x = Upsample(self.upsampling, 2, name=name.replace("up", "unpool"))(x, size, switches)
             # The last convolution of all gives the scores.
             x = stage(widths[:-1] if not pooled else widths, name=name)(x, train)
             features[2 ** len(pooled)] = x
@@ -136,7 +136,7 @@ class DeconvNet(nn.Module):
         features = {2 ** len(pooled): x}
         for widths, name in _decoder(self.stage_sizes, self.width):
             switches, size = pooled.pop()
-            x = Upsample(self.upsampling, 2, name=f"un{name}")(x, size, switches)
+            x = Upsample(self.upsampling, 2, name=name.replace("up", "unpool"))(x, size, switches)
             x = decoder(widths, name=name)(x, train)
             features[2 ** len(pooled)] = x
         return {"features": features, **layers.classifier(x, self.num_classes)}
