@@ -1,10 +1,10 @@
-"""FCN on Pascal VOC 2012 (Long et al. 2015): VGG-16's published weights, then dense prediction of 21 classes.
+"""FCN on Pascal VOC 2012 (Long et al. 2015): a classifier's published weights, then dense prediction of 21 classes.
 
     python -m launch.train --config=configs/voc_fcn.py:fcn8s
 
 Wants VOCdevkit/VOC2012 as it is published (JPEGImages, SegmentationClass, ImageSets/Segmentation) and torchvision's
-VGG-16 weights at vgg16.safetensors, or --config.init.weights=FILE. The argument is one of fcn32s, fcn16s, fcn8s,
-fcn_resnet50, deeplabv3_resnet50.
+weights at vgg16.safetensors or resnet50.safetensors, or --config.init.weights=FILE. The argument is one of fcn32s,
+fcn16s, fcn8s, fcn_resnet50, deeplabv3_resnet50.
 
 Aimed at (published, not measured here), mean IoU on VOC's validation images: fcn32s 63.6, fcn16s 65.0, fcn8s 65.5 (the
 authors' released models on seg11valid, trained with SBD's extra annotations; the paper has 59.4, 62.4 and 62.7),
@@ -16,13 +16,16 @@ from ml_collections import ConfigDict
 
 from vision.errors import pick
 
-# Model, weights to start from, and names of theirs or ours that have no counterpart.
+VGG = dict(weights="vgg16.safetensors", head="new", allow_missing=(r"params/(score|upsample)_.*",))
+RESNET = dict(weights="resnet50.safetensors", head="new", allow_missing=(r"(params|batch_stats)/(?!backbone/).*",))
+
+# Model, and the classifier's weights that its trunk starts from.
 RECIPES = {
-    "fcn32s": dict(model=dict(name="fcn32s"), weights="vgg16.safetensors"),
-    "fcn16s": dict(model=dict(name="fcn16s", learned="skips"), weights="vgg16.safetensors"),
-    "fcn8s": dict(model=dict(name="fcn8s", learned="skips"), weights="vgg16.safetensors"),
-    "fcn_resnet50": dict(model=dict(name="fcn_resnet50"), weights=None),
-    "deeplabv3_resnet50": dict(model=dict(name="deeplabv3_resnet50"), weights=None),
+    "fcn32s": (dict(name="fcn32s"), VGG | dict(allow_missing=())),
+    "fcn16s": (dict(name="fcn16s", learned="skips"), VGG),
+    "fcn8s": (dict(name="fcn8s", learned="skips"), VGG),
+    "fcn_resnet50": (dict(name="fcn_resnet50"), RESNET),
+    "deeplabv3_resnet50": (dict(name="deeplabv3_resnet50"), RESNET),
 }
 VOC = dict(
     images="JPEGImages/*.jpg",
@@ -42,13 +45,12 @@ def get_config(recipe: str = "fcn8s"):
     Args:
         recipe: a key of `RECIPES`.
     """
-    chosen = pick(RECIPES, "recipe", recipe, "configs/voc_fcn.py")
+    model, init = pick(RECIPES, "recipe", recipe, "configs/voc_fcn.py")
     data = dict(name="pairs:VOCdevkit/VOC2012", source=VOC)
     config = ConfigDict()
     config.seed = 0
-    config.model = dict(chosen["model"], dtype="bfloat16")
-    if chosen["weights"]:
-        config.init = dict(weights=chosen["weights"], head="new", allow_missing=(r"params/(score|upsample)_.*",))
+    config.model = dict(model, dtype="bfloat16")
+    config.init = init
     config.task = dict(name="segmentation")
     config.data = dict(
         preprocess=dict(name="standardize", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),

@@ -34,7 +34,12 @@ def open_fake_segmentation(rest: str, split: str, where: str = "data") -> Source
         UsageError: `rest` is not of this form.
     """
     arguments = _parse("fake_segmentation", rest, where)
-    return Source(f"fake_segmentation:{rest}", split, FakeSegmentationRecords(*arguments), _names(arguments[1]))
+    return Source(
+        f"fake_segmentation:{rest}",
+        split,
+        FakeSegmentationRecords(*arguments),
+        ("background", *_names(arguments[1])[1:]),
+    )
 
 
 def _parse(kind: str, rest: str, where: str) -> tuple[tuple[int, int, int], int, int]:
