@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 DATA = "pairs:../shared/data/nuclei"
 SOURCE = dict(images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus"))
 AUGMENT = (
-    "|scale_jitter(0.8, 1.25)|rotate(45)|random_crop(160, pad_smaller=True)|flip|flip(direction='vertical')"
+    "|scale_jitter(0.8, 1.25)|rotate(45)|random_crop(128)|flip|flip(direction='vertical')"
     "|brightness(0.3)|contrast(0.3)|saturation(0.5)"
 )
 
@@ -24,7 +24,7 @@ def get_config():
     """The recipe."""
     config = ConfigDict()
     config.seed = 0
-    config.model = dict(name="unet", width=12, depth=4)
+    config.model = dict(name="unet", width=8, depth=4)
     config.task = dict(name="segmentation", dice=0.5)
     config.data = dict(
         preprocess=dict(name="standardize"),
@@ -42,7 +42,7 @@ def get_config():
     config.optimizer = dict(
         name="adamw", learning_rate=2e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.99
     )
-    config.train = dict(epochs=50)
+    config.train = dict(epochs=40)
     config.evaluate = dict(every="20%")
     config.checkpoint = dict(every="20%", keep=1, best="test/foreground_iou")
     config.log = dict(every="10 steps")
