@@ -44,7 +44,8 @@ def get_config(network: str = "unet"):
     config = ConfigDict()
     config.seed = 0
     config.model = pick(NETWORKS, "network", network, "configs/segment.py")
-    config.task = dict(name="segmentation", dice=1.0)  # nine pixels of ten are background
+    # Nine pixels of ten are background.
+    config.task = dict(name="segmentation", dice=1.0, class_weights=(0.2, *(1.0,) * 10))
     config.data = dict(
         preprocess=dict(name="standardize"),
         train=dict(name="digit_scenes", split="train", batch_size=32, transforms=f"decode{AUGMENT}"),
