@@ -16,7 +16,7 @@ DATA = "pairs:../shared/data/nuclei"
 SOURCE = dict(images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus"))
 AUGMENT = (
     "|scale_jitter(0.8, 1.25)|rotate(45)|random_crop(128)|flip|flip(direction='vertical')"
-    "|brightness(0.3)|contrast(0.3)|saturation(0.5)"
+    "|brightness(0.4)|contrast(0.4)|saturation(0.5)|hue(30)"
 )
 
 
@@ -25,7 +25,7 @@ def get_config():
     config = ConfigDict()
     config.seed = 0
     config.model = dict(name="unet", width=8, depth=4)
-    config.task = dict(name="segmentation", dice=0.5)
+    config.task = dict(name="segmentation", dice=1.0)
     config.data = dict(
         preprocess=dict(name="standardize"),
         train=dict(name=DATA, source=SOURCE, split="train", batch_size=16, transforms=f"decode{AUGMENT}"),
@@ -40,10 +40,10 @@ def get_config():
         ),
     )
     config.optimizer = dict(
-        name="adamw", learning_rate=2e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.99
+        name="adamw", learning_rate=3e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.99
     )
-    config.train = dict(epochs=40)
-    config.evaluate = dict(every="20%")
+    config.train = dict(epochs=60)
+    config.evaluate = dict(every="25%")
     config.checkpoint = dict(every="20%", keep=1, best="test/foreground_iou")
     config.log = dict(every="10 steps")
     return config

@@ -1,8 +1,10 @@
 """Batches of a data set for training, evaluation and prediction, prefetched by Grain's threads or worker processes."""
 
+import contextlib
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -14,6 +16,8 @@ from vision.data.catalog import open_source
 from vision.data.loader import PADDING, Batch, Loader
 from vision.data.source import ImageRecords, Source
 from vision.errors import UsageError
+
+_LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM)  # signals that worker processes ignore
 
 
 def create(
@@ -219,10 +223,13 @@ class Pipeline:
     def batches(self, start: int = 0) -> Iterator[Batch]:
         """`batch(start)`, `batch(start + 1)`, ..., loaded ahead: without end in training, else one pass."""
         iterator = iter(self._grain_dataset(start))
+        guard = _signals_kept_from_children() if self._workers else contextlib.nullcontext()
         try:
             while True:
                 try:
-                    batch = next(iterator)
+                    with guard:  # the first batch starts the workers
+                        batch = next(iterator)
+                    guard = contextlib.nullcontext()
                 except StopIteration:
                     return
                 except UsageError as error:
@@ -279,6 +286,25 @@ def _cpu_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@contextlib.contextmanager
+def _signals_kept_from_children() -> Iterator[None]:
+    """Within it, processes are started that Ctrl-C and SIGTERM do not end before they come to ignore them.
+
+    A process inherits the mask of blocked signals of the thread that starts it, and a thread that of its own starter.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # which unblocks signals when it starts
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _end_with_parent(worker: int, worker_count: int) -> None:
     """Makes this worker process end when its parent does, even when that is killed, and not before.
 
@@ -289,11 +315,10 @@ def _end_with_parent(worker: int, worker_count: int) -> None:
     Grain starts workers from threads of its own. The pipe that Python keeps between the two closes with the process.
     """
     import multiprocessing
-    import signal
     import threading
 
     del worker, worker_count
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _LEFT_TO_PARENT:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
