@@ -16,7 +16,7 @@ DATA = "pairs:../shared/data/nuclei"
 SOURCE = dict(images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus"))
 AUGMENT = (
     "|scale_jitter(0.8, 1.25)|rotate(45)|random_crop(128)|flip|flip(direction='vertical')"
-    "|brightness(0.4)|contrast(0.4)|saturation(0.5)|hue(30)"
+    "|brightness(0.3)|contrast(0.3)|saturation(0.9)|hue(60)"
 )
 
 
@@ -27,7 +27,7 @@ def get_config():
     config.model = dict(name="unet", width=8, depth=4)
     config.task = dict(name="segmentation", dice=1.0)
     config.data = dict(
-        preprocess=dict(name="standardize"),
+        preprocess=dict(name="standardize_each"),
         train=dict(name=DATA, source=SOURCE, split="train", batch_size=16, transforms=f"decode{AUGMENT}"),
         eval=dict(
             test=dict(

@@ -64,6 +64,15 @@ def test_constants_that_are_given_need_no_measuring():
     assert preprocess.resolve(section, source, "") == resolved
 
 
+def test_each_image_by_itself():
+    image = np.random.default_rng(0).integers(0, 256, (2, 5, 4, 3), np.uint8)
+    image[1] //= 8  # a dim one, which then looks like the others
+    found = preprocess.create("standardize_each")(image)
+    for one, given in zip(image, found, strict=True):
+        np.testing.assert_allclose(given, (one - one.mean()) / one.std(), rtol=1e-4, atol=1e-5)
+    assert not np.any(preprocess.create("standardize_each")(np.full((1, 3, 3, 1), 7, np.uint8)))
+
+
 def test_blue_first():
     image = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3), np.uint8)
     blue_first = preprocess.create("standardize", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channel_order="BGR")

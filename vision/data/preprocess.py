@@ -67,8 +67,21 @@ def standardize(
     return centered / _per_channel(std, images, "std")
 
 
+def standardize_each(images: jax.Array) -> jax.Array:
+    """Subtracts from each image its own mean, and divides by its own standard deviation, over all pixels and channels.
+
+    For images whose brightness says nothing, as of microscopes. Padding counts as pixels of the image.
+
+    Args:
+        images: (B, H, W, C) uint8.
+    """
+    images = images.astype(jnp.float32)
+    centered = images - images.mean(axis=(1, 2, 3), keepdims=True)
+    return centered / jnp.maximum(images.std(axis=(1, 2, 3), keepdims=True), 1.0)  # a uniform image becomes zeros
+
+
 PREPROCESS: dict[str, Callable[..., jax.Array]] = {
-    function.__name__: function for function in (normalize, center, standardize)
+    function.__name__: function for function in (normalize, center, standardize, standardize_each)
 }
 
 
