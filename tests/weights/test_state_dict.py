@@ -118,6 +118,9 @@ def test_long_lists_are_cut():
     model, variables = resnet()
     with pytest.raises(UsageError, match=r"and \d+ more; what may be left out"):
         load(model, {"fc.bias": variables["params"]["head"]["bias"]})
+    wider = models.create("resnet", 5, stage_sizes=(1, 1), width=8, block="bottleneck")
+    with pytest.raises(UsageError, match=r"gives \(4,\)(; .* gives .*){7} and \d+ more\.$"):
+        load(wider, weights.to_state_dict(model, variables))
 
 
 def test_shapes_are_compared_by_name():

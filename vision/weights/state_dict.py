@@ -1,7 +1,7 @@
 """State dicts of other projects -> our variables, and back: every tensor on both sides is accounted for."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -70,16 +70,17 @@ def from_state_dict(
         found = {path: tensor for path, tensor in found.items() if not re.fullmatch(left_out, path)}
         allow_missing = (*allow_missing, HEAD)
     has_token = "params/class_token" in shapes
-    problems, values = [], {}
+    misfits, values = [], {}
     for path, shape in shapes.items():
         if path in found:
             try:
                 values[path] = _fit(found[path], shape.shape, path, has_token, image_size)
             except ValueError as error:
-                problems.append(str(error))
+                misfits.append(str(error))
     surplus = [f"{tensor.name} (would be {path})" for path, tensor in found.items() if path not in shapes]
     unused = _not_allowed([*unused, *surplus], allow_unused)
     missing = _not_allowed([path for path in shapes if path not in found], allow_missing)
+    problems = [_listing(misfits, "; ")] if misfits else []
     if unused:
         problems.append(f"{len(unused)} of their tensors have no place in it: {_listing(unused)}")
     if missing:
@@ -228,7 +229,7 @@ def _not_allowed(names: Sequence[str], allowed: Sequence[str]) -> list[str]:
     return [name for name in names if not any(re.fullmatch(pattern, name.split(" ")[0]) for pattern in allowed)]
 
 
-def _listing(names) -> str:
+def _listing(names: Iterable[str], separator: str = ", ") -> str:
     names = list(names)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
+    return separator.join(names[:_NAMES_SHOWN]) + more
