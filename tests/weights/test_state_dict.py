@@ -123,6 +123,11 @@ def test_long_lists_are_cut():
         load(wider, weights.to_state_dict(model, variables))
 
 
+def test_what_is_allowed_is_a_regular_expression():
+    with pytest.raises(UsageError, match=r"allow_missing: '\(\(' is no regular expression"):
+        load(resnet()[0], {}, allow_missing=("((",))
+
+
 def test_shapes_are_compared_by_name():
     model, variables = resnet()
     state_dict = weights.to_state_dict(model, variables) | {"conv1.weight": np.zeros((4, 1, 7, 7))}

@@ -60,6 +60,7 @@ def from_state_dict(
         UsageError: no rules for this network and source, tensors without a place, variables without a tensor, or
             shapes that differ; the message has the names.
     """
+    _check_expressions(allow_missing=allow_missing, allow_unused=allow_unused)
     scanned = getattr(model, "scan", False)  # then its blocks are stacked, and the rules speak of single ones
     model = model.clone(scan=False) if scanned else model
     shapes = flatten_dict(variable_shapes(model, (*image_size, channels)), sep="/")
@@ -223,6 +224,16 @@ def _fresh(model: nn.Module, paths: Sequence[str], key: jax.Array, image_shape: 
         return {path: variables[path] for path in paths}
 
     return init(key)
+
+
+def _check_expressions(**options: Sequence[str]) -> None:
+    """Raises UsageError for what is no regular expression."""
+    for name, patterns in options.items():
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"{name}: {pattern!r} is no regular expression: {error}.") from error
 
 
 def _not_allowed(names: Sequence[str], allowed: Sequence[str]) -> list[str]:
