@@ -28,10 +28,10 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
     name = command.required(MODEL, "vgg16")
     size = _size(IMAGE_SIZE.value)
     if any(character in name for character in "*?["):
-        from vision.models.listing import list_models
+        from vision.models.listing import each_model
 
-        for found, parameters in list_models(name, NUM_CLASSES.value).items():
-            print(f"{found:24} {parameters:>14,}")
+        for found, parameters in each_model(name, NUM_CLASSES.value):
+            print(f"{found:24} {parameters:>14,}", flush=True)
         return
     foreign = [key for key in overrides if not key.startswith("model.")]
     if foreign:

@@ -31,6 +31,13 @@ def test_every_key_with_its_value_meaning_and_file(network):
     assert all((ROOT / file).is_file() for file in files)
 
 
+def test_what_is_left_to_weights_that_are_not_at_hand():
+    text = reference.explain(configs.load(f"{ROOT}/configs/transfer.py:frozen"))
+    assert re.search(r"--config.data.preprocess.name='weights'   \[.*'standardize' or 'weights'\]", text)
+    assert "--config.data.train.transforms='weights'   [str]" in text
+    assert "--config.init.weights='resnet50.safetensors'" in text
+
+
 def test_names_come_with_their_alternatives():
     text = reference.explain(configs.load(f"{ROOT}/configs/digits.py:mlp"))
     assert re.search(r"--config.model.name='mlp'   \[.*'autoencoder'.*'resnet50'.*\]", text)

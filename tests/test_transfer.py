@@ -130,7 +130,10 @@ def test_a_kept_classifier_keeps_its_names(trained, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"init__weights": "nowhere.safetensors"}, "no such file of weights"),
+        (
+            {"init__weights": "nowhere.safetensors"},
+            r"config\.init\.weights: nowhere\.safetensors: no such file",
+        ),
         ({"init__weight": "a"}, r"config\.init\.weight: unknown key; did you mean 'weights'\?"),
         ({"init__head": "old"}, r"config\.init\.head: expected 'keep' or 'new', given 'old'"),
         ({"data__preprocess__name": "weights"}, r"config\.init\.weights, which is not set"),

@@ -18,7 +18,7 @@ def explain(config: ConfigDict, width: int = 110) -> str:
         config: as a config file gave it, overrides applied.
         width: columns.
     """
-    config = sections.complete(config)
+    config = sections.complete(config, needs_weights=False)
     lines = []
     for section in sections.sections(config):
         file = Path(inspect.getsourcefile(schema.unwrap(section.function))).resolve()

@@ -8,7 +8,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from beartype import BeartypeConf
@@ -79,15 +79,21 @@ def check(function: Callable, section: Mapping[str, Any], where: str, injected: 
 
 def check_keys(valid: Mapping[str, Key], section: Mapping[str, Any], where: str) -> None:
     """`check`, for keys that are at hand."""
+    check_names(section, valid, where)
     for name, value in section.items():
-        if name not in valid:
-            close = nearest(name, valid)
-            hint = f"did you mean {close!r}? " if close else ""
-            raise UsageError(f"{where}.{name}: unknown key; {hint}Valid: {', '.join(valid) or 'none'}.")
         check_type(value, valid[name].type, f"{where}.{name}")
     missing = [name for name, key in valid.items() if key.required and name not in section]
     if missing:
         raise UsageError(f"{where}: missing {', '.join(repr(name) for name in missing)}.")
+
+
+def check_names(given: Iterable[str], valid: Collection[str], where: str) -> None:
+    """Raises UsageError for a key that is not among the valid ones; offers the nearest."""
+    for name in given:
+        if name not in valid:
+            close = nearest(name, valid)
+            hint = f"did you mean {close!r}? " if close else ""
+            raise UsageError(f"{where}.{name}: unknown key; {hint}Valid: {', '.join(valid) or 'none'}.")
 
 
 def check_type(value: Any, expected: Any, where: str) -> None:

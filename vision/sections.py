@@ -4,6 +4,7 @@ A function's signature is its section's schema. `complete` checks a whole config
 """
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from ml_collections import ConfigDict
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from vision import data, models, schema, tasks
 from vision.config import freeze, thaw
 from vision.data import catalog, preprocess
-from vision.errors import UsageError, nearest, pick
+from vision.errors import UsageError, pick
 from vision.train import optimizer as optimizers
 from vision.train.settings import CheckpointSettings, EvaluateSettings, LogSettings, TrainSettings
 from vision.weights import initial
@@ -72,7 +73,7 @@ def sections(config: ConfigDict) -> Iterator[Section]:
         return Section(path, values, function, schema.keys(function, injected), tuple(table or ()))
 
     top = schema.keys(run)
-    _check_names(config, "config", (*top, *TOP_LEVEL))
+    schema.check_names(config, (*top, *TOP_LEVEL), "config")
     yield Section("config", config, run, top)
     model = section("config.model", models.MODELS, kind="model", injected=models.INJECTED)
     if "num_classes" in model.keys:  # a network's own default is the one of its paper; a run's is the data's
@@ -81,8 +82,9 @@ def sections(config: ConfigDict) -> Iterator[Section]:
     yield model
     yield section("config.init", None, initial.load, injected=initial.INJECTED)
     yield section("config.task", tasks.TASKS, kind="task", injected=tasks.INJECTED)
-    _check_names(values_at(config, "config.data"), "config.data", ("preprocess", "train", "eval"))
-    yield section("config.data.preprocess", preprocess.PREPROCESS, kind="preprocessing", injected=("images",))
+    schema.check_names(values_at(config, "config.data"), ("preprocess", "train", "eval"), "config.data")
+    table = preprocess.PREPROCESS | {AS_WEIGHTS: as_weights_expect}
+    yield section("config.data.preprocess", table, kind="preprocessing", injected=("images",))
     for path in data_paths(config):
         pipeline = section(path, None, data.create, injected=PIPELINE_FACTS)
         yield pipeline
@@ -121,27 +123,25 @@ def values_at(config: ConfigDict, path: str, create: bool = True) -> ConfigDict:
     return values
 
 
-def _check_names(values: ConfigDict, path: str, valid: tuple[str, ...]) -> None:
-    for name in values:
-        if name not in valid:
-            close = nearest(name, valid)
-            hint = f"did you mean {close!r}? " if close else ""
-            raise UsageError(f"{path}.{name}: unknown key; {hint}Valid: {', '.join(valid)}.")
-
-
-def complete(config: ConfigDict) -> ConfigDict:
+def complete(config: ConfigDict, needs_weights: bool = True) -> ConfigDict:
     """A copy of the config with every key it may have, checked: defaults filled in from the signatures.
+
+    Args:
+        config: as a config file gave it, overrides applied.
+        needs_weights: whether a missing file of weights is an error where the config leaves the preprocessing or the
+            transforms to them; otherwise these stay "weights".
 
     Raises:
         UsageError: an unknown section, key or name, a missing key, a value of the wrong type; says where.
     """
     config = thaw(freeze(config))
-    _as_weights_expect(config)
+    _fill_in_from_weights(config, needs_weights)
     for section in list(sections(config)):
         own = {"name"} if "name" in section.values and "name" not in section.keys else set()
         skipped = own | (set(TOP_LEVEL) if section.path == "config" else set())
         given = {key: freeze(value) for key, value in section.values.items() if key not in skipped}
-        schema.check_keys(section.keys, given, section.path)
+        named = {"name": schema.Key(str, "", "")} if own else {}  # so that it is offered for a typo
+        schema.check_keys(named | section.keys, given, section.path)
         for key, description in section.keys.items():
             if key not in section.values:
                 section.values[key] = thaw(description.default)
@@ -154,16 +154,23 @@ def complete(config: ConfigDict) -> ConfigDict:
 AS_WEIGHTS = "weights"  # where a config names a preprocessing or transforms: those of `config.init.weights`
 
 
-def _as_weights_expect(config: ConfigDict) -> None:
+def as_weights_expect() -> None:
+    """The preprocessing that `config.init.weights` were trained with; it takes the place of this one."""
+
+
+def _fill_in_from_weights(config: ConfigDict, needs_weights: bool) -> None:
     """Writes out, in place, what a config leaves to its weights: the preprocessing and the transforms."""
     preprocessing = values_at(config, "config.data.preprocess")
     chains = {path: values_at(config, path) for path in data_paths(config)}
     wanted = [path for path, values in chains.items() if values.get("transforms") == AS_WEIGHTS]
     if preprocessing.get("name") != AS_WEIGHTS and not wanted:
         return
-    if not values_at(config, "config.init").get("weights"):
+    weights = values_at(config, "config.init").get("weights")
+    if not weights:
         place = f"{wanted[0]}.transforms" if wanted else "config.data.preprocess.name"
         raise UsageError(f"{place}: 'weights' means those of config.init.weights, which is not set.")
+    if not needs_weights and not Path(str(weights)).exists():
+        return
     record = weights_record(config)
     if preprocessing.get("name") == AS_WEIGHTS:
         config.data.preprocess = thaw(record.preprocess | {k: v for k, v in preprocessing.items() if k != "name"})

@@ -118,6 +118,14 @@ def test_long_lists_are_cut():
     model, variables = resnet()
     with pytest.raises(UsageError, match=r"and \d+ more; what may be left out"):
         load(model, {"fc.bias": variables["params"]["head"]["bias"]})
+    wider = models.create("resnet", 5, stage_sizes=(1, 1), width=8, block="bottleneck")
+    with pytest.raises(UsageError, match=r"gives \(4,\)(; .* gives .*){7} and \d+ more\.$"):
+        load(wider, weights.to_state_dict(model, variables))
+
+
+def test_what_is_allowed_is_a_regular_expression():
+    with pytest.raises(UsageError, match=r"allow_missing: '\(\(' is no regular expression"):
+        load(resnet()[0], {}, allow_missing=("((",))
 
 
 def test_shapes_are_compared_by_name():

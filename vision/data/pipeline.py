@@ -46,7 +46,8 @@ def create(
             "fake:32x32x3:10", or a prepared TFDS name such as "cifar10".
         split: "train", "test", or a slice of one: "train[:90%]".
         batch_size: examples per step, over all hosts and devices.
-        transforms: what is done to each example, as in "decode|random_resized_crop(224)|flip".
+        transforms: what is done to each example, as in "decode|random_resized_crop(224)|flip"; "weights": what the
+            weights of config.init expect.
         source: options of the data set, which depend on its kind: for "digit_scenes" annotations="boxes".
         shuffle: a new random order in every epoch; by default when training.
         on_bad_image: "stop" at an image that cannot be decoded, or "skip" and count it.

@@ -287,7 +287,7 @@ def _variants() -> dict[str, Callable[..., nn.Module]]:
             if variant in "BLH":
                 result[f"vit_{_SHORT[variant]}_{patch}"] = network  # torchvision
             word = next(word for word, name in _TIMM.items() if name == variant)
-            result |= {f"vit_{word}_patch{patch}_{side}": network for side in (224, 384)}
+            result |= {f"vit_{word}_patch{patch}_{side}": network for side in (224, 384) if side % patch == 0}
     return result
 
 

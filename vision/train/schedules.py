@@ -200,8 +200,9 @@ def check(schedule: str | Mapping[str, Any], where: str = "config.optimizer.sche
     section = {"name": schedule} if isinstance(schedule, str) else dict(schedule)
     if "name" not in section:
         raise UsageError(f"{where}: missing 'name'. Valid: {', '.join(SCHEDULES)}.")
+    keys = schema.keys(pick(SCHEDULES, "schedule", section["name"], where), INJECTED)
+    schema.check_keys({"name": schema.Key(str, "", "")} | keys, section, where)
     name = section.pop("name")
-    schema.check(pick(SCHEDULES, "schedule", name, where), section, where, INJECTED)
     return name, section
 
 

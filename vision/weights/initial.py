@@ -79,7 +79,17 @@ def record(
         model: the network they are for.
         name: its name in `vision.models.MODELS`; other projects' records go by it.
         weights, source, checkpoint: as for `load`.
+
+    Raises:
+        UsageError: a file that is not there or cannot be read, or one that does not say what it expects.
     """
+    try:
+        return _record(model, name, weights, source, checkpoint)
+    except UsageError as error:
+        raise UsageError(f"config.init.weights: {error}") from error
+
+
+def _record(model: nn.Module, name: str, weights: str, source: str | None, checkpoint: str | int) -> Record:
     if Path(weights).is_dir():
         _, extras = files.read_run(Path(weights), checkpoint)
         facts = extras["data"]
@@ -92,7 +102,7 @@ def record(
     source = source or detect(model, files.read(weights))
     if source == OURS:
         raise UsageError(
-            f"config.init.weights: {weights} is a file of our own, which does not say what it expects of images; set "
+            f"{weights} is a file of our own, which does not say what it expects of images; set "
             "config.data.preprocess and the transforms, or give the run folder."
         )
     found = preprocessing(source, name)

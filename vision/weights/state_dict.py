@@ -1,7 +1,7 @@
 """State dicts of other projects -> our variables, and back: every tensor on both sides is accounted for."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
@@ -60,6 +60,7 @@ def from_state_dict(
         UsageError: no rules for this network and source, tensors without a place, variables without a tensor, or
             shapes that differ; the message has the names.
     """
+    _check_expressions(allow_missing=allow_missing, allow_unused=allow_unused)
     scanned = getattr(model, "scan", False)  # then its blocks are stacked, and the rules speak of single ones
     model = model.clone(scan=False) if scanned else model
     shapes = flatten_dict(variable_shapes(model, (*image_size, channels)), sep="/")
@@ -70,16 +71,17 @@ def from_state_dict(
         found = {path: tensor for path, tensor in found.items() if not re.fullmatch(left_out, path)}
         allow_missing = (*allow_missing, HEAD)
     has_token = "params/class_token" in shapes
-    problems, values = [], {}
+    misfits, values = [], {}
     for path, shape in shapes.items():
         if path in found:
             try:
                 values[path] = _fit(found[path], shape.shape, path, has_token, image_size)
             except ValueError as error:
-                problems.append(str(error))
+                misfits.append(str(error))
     surplus = [f"{tensor.name} (would be {path})" for path, tensor in found.items() if path not in shapes]
     unused = _not_allowed([*unused, *surplus], allow_unused)
     missing = _not_allowed([path for path in shapes if path not in found], allow_missing)
+    problems = [_listing(misfits, "; ")] if misfits else []
     if unused:
         problems.append(f"{len(unused)} of their tensors have no place in it: {_listing(unused)}")
     if missing:
@@ -224,11 +226,21 @@ def _fresh(model: nn.Module, paths: Sequence[str], key: jax.Array, image_shape: 
     return init(key)
 
 
+def _check_expressions(**options: Sequence[str]) -> None:
+    """Raises UsageError for what is no regular expression."""
+    for name, patterns in options.items():
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"{name}: {pattern!r} is no regular expression: {error}.") from error
+
+
 def _not_allowed(names: Sequence[str], allowed: Sequence[str]) -> list[str]:
     return [name for name in names if not any(re.fullmatch(pattern, name.split(" ")[0]) for pattern in allowed)]
 
 
-def _listing(names) -> str:
+def _listing(names: Iterable[str], separator: str = ", ") -> str:
     names = list(names)
     more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
+    return separator.join(names[:_NAMES_SHOWN]) + more
