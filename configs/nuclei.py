@@ -16,7 +16,7 @@ DATA = "pairs:../shared/data/nuclei"
 SOURCE = dict(images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus"))
 AUGMENT = (
     "|scale_jitter(0.8, 1.25)|rotate(45)|random_crop(128)|flip|flip(direction='vertical')"
-    "|brightness(0.3)|contrast(0.3)|saturation(0.9)|hue(60)"
+    "|brightness(0.3)|contrast(0.3)|saturation(0.5)|hue(30)"
 )
 
 
@@ -25,10 +25,10 @@ def get_config():
     config = ConfigDict()
     config.seed = 0
     config.model = dict(name="unet", width=8, depth=4)
-    config.task = dict(name="segmentation", dice=1.0)
+    config.task = dict(name="segmentation", dice=1.0, flip=True)
     config.data = dict(
         preprocess=dict(name="standardize_each"),
-        train=dict(name=DATA, source=SOURCE, split="train", batch_size=16, transforms=f"decode{AUGMENT}"),
+        train=dict(name=DATA, source=SOURCE, split="train", batch_size=8, transforms=f"decode{AUGMENT}"),
         eval=dict(
             test=dict(
                 name=DATA,
@@ -40,9 +40,9 @@ def get_config():
         ),
     )
     config.optimizer = dict(
-        name="adamw", learning_rate=3e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.99
+        name="adamw", learning_rate=2e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.99
     )
-    config.train = dict(epochs=60)
+    config.train = dict(epochs=70)
     config.evaluate = dict(every="25%")
     config.checkpoint = dict(every="20%", keep=1, best="test/foreground_iou")
     config.log = dict(every="10 steps")

@@ -278,7 +278,8 @@ def _metric_names(
     except KeyError as error:
         raise UsageError(
             f"config.task.name: {config.task.name!r} needs {error}, which neither the model {config.model.name!r} "
-            f"nor the data of {path} give."
+            f"nor the data of {path} give (what data sets with several kinds of annotations give is chosen by "
+            f"{path}.source.annotations)."
         ) from error
 
 

@@ -100,7 +100,10 @@ def check(source: Source, num_classes: int | None = None, where: str = "data") -
         raise UsageError(f"{where}.split: {source.split!r} of {source.name!r} has no examples.")
     known = len(source.class_names)
     if num_classes is not None and known and known != num_classes:
-        raise UsageError(f"{where}.name: {source.name!r} has {known} classes, while the model has {num_classes}.")
+        raise UsageError(
+            f"{where}.name: {source.name!r} has {known} classes, while the model has {num_classes}, as many as "
+            "config.model.num_classes or the training data say."
+        )
     if source.has_segmentation:
         return _check_pixels(source, num_classes, where)
     labels = source.labels

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from vision import schema
 from vision.data import colour, geometry, images
 from vision.data.geometry import Geometry, Shape
 from vision.errors import UsageError
@@ -387,7 +388,8 @@ def _check(transform: str, **arguments: bool) -> None:
     """Raises UsageError for the first argument that is out of range."""
     for name, valid in arguments.items():
         if not valid:
-            raise UsageError(f"{transform}: {name} is out of range; see vision.data.transforms.{transform}.")
+            meaning = schema.keys(TRANSFORMS[transform], INJECTED)[name].meaning
+            raise UsageError(f"{transform}: {name} is out of range; it is {meaning}")
 
 
 def _crop(
