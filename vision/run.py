@@ -23,7 +23,9 @@ from vision.train.checkpoints import Checkpoints
 
 # Transforms after which every part of the image is still there, in its place but for the scale and a border that
 # `size` tells of.
-_KEEP_THE_WHOLE = frozenset({"decode", "resize", "resize_small", "resize_long", "letterbox", "pad_to"})
+_KEEP_THE_WHOLE = frozenset(
+    {"decode", "keep", "autocontrast", "resize", "resize_small", "resize_long", "letterbox", "pad_to"}
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -244,6 +244,15 @@ def test_the_clean_image_is_kept():
     assert example["image"].std() > 0
 
 
+def test_autocontrast_stretches_what_is_there():
+    image = np.random.default_rng(0).integers(90, 121, (20, 30, 3), np.uint8)
+    image[0, 0], image[0, 1] = 90, 120
+    stretched = apply("autocontrast", {"image": image}, cutoff=0.0)["image"]
+    np.testing.assert_array_equal(stretched, np.rint((image.astype(float) - 90) * 255 / 30))
+    flat = np.full((4, 4, 3), 7, np.uint8)
+    np.testing.assert_array_equal(apply("autocontrast", {"image": flat})["image"], flat)
+
+
 def test_noise_has_the_asked_deviation():
     image = np.full((100, 100, 3), 128, np.uint8)
     noisy = apply("noise", {"image": image}, rng(), std=10.0)["image"].astype(float)
@@ -261,6 +270,7 @@ def test_noise_has_the_asked_deviation():
         ("scale", {"low": 0.0, "high": 1.0}, "low is out of range"),
         ("translate", {"fraction": 2.0}, "fraction is out of range"),
         ("noise", {"std": -1.0}, "std is out of range"),
+        ("autocontrast", {"cutoff": 0.5}, "cutoff is out of range"),
         ("rotate", {"degrees": 9.0, "fill": 256}, "fill is out of range"),
         ("letterbox", {"size": 9, "fill": -1}, "fill is out of range"),
         ("resize_long", {"size": 0}, "size is out of range"),

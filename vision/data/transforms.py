@@ -50,6 +50,21 @@ def keep(example: Example, *, fields: str | tuple[str, ...]) -> Example:
     return {name: value for name, value in example.items() if name in kept}
 
 
+def autocontrast(example: Example, *, cutoff: float = 0.005) -> Example:
+    """Stretches the grey levels that the image has over the whole range, all channels alike.
+
+    Args:
+        cutoff: share of the pixels at each end that may become black or white, 0..0.5.
+    """
+    _check("autocontrast", cutoff=0 <= cutoff < 0.5)
+    image = images.decoded(example["image"])
+    low, high = np.quantile(images.decode(image, channels=1), (cutoff, 1 - cutoff))
+    if high <= low:
+        return example
+    levels = np.clip(np.rint((np.arange(256) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+    return {**example, "image": levels[image]}
+
+
 def noise(example: Example, rng: np.random.Generator, *, std: float) -> Example:
     """Adds independent Gaussian noise to every value.
 
@@ -333,6 +348,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         decode,
         keep,
         keep_clean,
+        autocontrast,
         noise,
         resize,
         resize_small,
