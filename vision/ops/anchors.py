@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from vision.ops.boxes import Number
+
 Pair = tuple[int, int]
 
 
@@ -28,7 +30,7 @@ def strides_of(image_size: Pair, map_sizes: Sequence[Pair]) -> list[Pair]:
     return [(image_size[0] // height, image_size[1] // width) for height, width in map_sizes]
 
 
-def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> np.ndarray:
+def cell_anchors(sizes: Sequence[Number], aspect_ratios: Sequence[Number]) -> np.ndarray:
     """(ratios x sizes, 4) anchors around the point (0, 0), ratio by ratio, rounded to whole pixels as torchvision's.
 
     Args:
@@ -45,8 +47,8 @@ def cell_anchors(sizes: Sequence[float], aspect_ratios: Sequence[float]) -> np.n
 def anchors(
     map_sizes: Sequence[Pair],
     strides: Sequence[Pair],
-    sizes: Sequence[Sequence[float]],
-    aspect_ratios: Sequence[Sequence[float]],
+    sizes: Sequence[Sequence[Number]],
+    aspect_ratios: Sequence[Sequence[Number]],
 ) -> Float[Array, "anchors 4"]:
     """Anchors of all levels (Ren et al. 2015, section 3.1.1; Lin et al. 2017, section 4.1), as torchvision places them.
 
@@ -67,14 +69,14 @@ def anchors(
     for (rows, columns), (down, across), level_sizes, ratios in zip(
         map_sizes, strides, sizes, aspect_ratios, strict=True
     ):
-        y, x = jnp.meshgrid(jnp.arange(rows) * down, jnp.arange(columns) * across, indexing="ij")
-        places = jnp.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4).astype(jnp.float32)
+        y, x = np.meshgrid(np.arange(rows) * down, np.arange(columns) * across, indexing="ij")
+        places = np.stack([x, y, x, y], axis=-1).reshape(-1, 1, 4)
         levels.append((places + cell_anchors(level_sizes, ratios)).reshape(-1, 4))
-    return jnp.concatenate(levels)
+    return jnp.asarray(np.concatenate(levels), jnp.float32)
 
 
-def default_box_scales(levels: int, smallest: float = 0.2, largest: float = 0.9) -> list[float]:
-    """levels + 1 evenly spaced scales, the last of them 1: the scale after the last level's (Liu et al. 2016, eq. 4)."""
+def default_box_scales(levels: int, smallest: Number = 0.2, largest: Number = 0.9) -> list[float]:
+    """levels + 1 evenly spaced scales, the last, beyond all levels, 1 (Liu et al. 2016, equation 4)."""
     step = (largest - smallest) / max(levels - 1, 1)
     return [smallest + step * level for level in range(levels)] + [1.0]
 
@@ -82,8 +84,8 @@ def default_box_scales(levels: int, smallest: float = 0.2, largest: float = 0.9)
 def default_boxes(
     image_size: Pair,
     map_sizes: Sequence[Pair],
-    scales: Sequence[float],
-    aspect_ratios: Sequence[Sequence[float]],
+    scales: Sequence[Number],
+    aspect_ratios: Sequence[Sequence[Number]],
     steps: Sequence[int] | None = None,
 ) -> Float[Array, "anchors 4"]:
     """SSD's default boxes (Liu et al. 2016, section 2.2), in torchvision's order.

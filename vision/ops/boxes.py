@@ -18,6 +18,8 @@ from jaxtyping import Array, Bool, Float, Num
 Boxes = Float[Array, "boxes 4"]
 AnyBoxes = Float[Array, "*shape 4"]
 Values = Float[Array, "*shape"]
+Number = int | float
+Four = tuple[Number, Number, Number, Number]
 Size = tuple[int, int] | Num[Array, "2"]
 
 # The largest growth that offsets can ask for: Faster R-CNN's images have 1000 pixels and features of stride 16.
@@ -37,7 +39,7 @@ def area(boxes: AnyBoxes) -> Values:
     return width * height
 
 
-def is_valid(boxes: AnyBoxes, min_size: float = 0.0) -> Bool[Array, "*shape"]:
+def is_valid(boxes: AnyBoxes, min_size: Number = 0.0) -> Bool[Array, "*shape"]:
     """Whether each box is finite, has an area, and neither side is below `min_size` pixels."""
     width, height = sides(boxes)
     shortest = jnp.minimum(width, height)
@@ -131,9 +133,7 @@ def pairwise(
     return similarity(first[:, None], second[None])
 
 
-def encode(
-    boxes: AnyBoxes, anchors: AnyBoxes, weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
-) -> AnyBoxes:
+def encode(boxes: AnyBoxes, anchors: AnyBoxes, weights: Four = (1.0, 1.0, 1.0, 1.0)) -> AnyBoxes:
     """The offsets (dx, dy, dw, dh) that turn each anchor into its box (Girshick et al. 2014, appendix C).
 
     Centres move by dx anchor widths, sides grow by exp(dw); each offset is then multiplied by its weight. Sides below a
@@ -155,7 +155,7 @@ def encode(
 def decode(
     offsets: Float[Array, "*#shape 4"],
     anchors: Float[Array, "*#shape 4"],
-    weights: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0),
+    weights: Four = (1.0, 1.0, 1.0, 1.0),
 ) -> Float[Array, "... 4"]:
     """The box each anchor becomes by its offsets: the inverse of `encode`. Leading dimensions broadcast.
 

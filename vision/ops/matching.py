@@ -10,6 +10,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vision.ops.boxes import Number
+
 BELOW = -1  # matched to no object: background
 BETWEEN = -2  # neither one nor the other: left out of the loss
 
@@ -20,8 +22,8 @@ Matches = Int[Array, " anchors"]
 def match_by_threshold(
     quality: Quality,
     valid: Bool[Array, " objects"],
-    high: float,
-    low: float | None = None,
+    high: Number,
+    low: Number | None = None,
     low_quality_matches: bool = False,
 ) -> Matches:
     """Matches each anchor with the object it overlaps most (Ren et al. 2015, section 3.1.2), as torchvision does.
@@ -41,7 +43,7 @@ def match_by_threshold(
     Returns:
         (anchors,) int32 index of the object, `BELOW` or `BETWEEN`. Without objects all are `BELOW`.
     """
-    if quality.shape[0] == 0:
+    if quality.size == 0:
         return jnp.full(quality.shape[1], BELOW, jnp.int32)
     quality = jnp.where(valid[:, None], quality, -1.0)
     best, index = quality.max(axis=0), quality.argmax(axis=0).astype(jnp.int32)
@@ -52,7 +54,7 @@ def match_by_threshold(
     return matches
 
 
-def match_bipartite(quality: Quality, valid: Bool[Array, " objects"], threshold: float = 0.5) -> Matches:
+def match_bipartite(quality: Quality, valid: Bool[Array, " objects"], threshold: Number = 0.5) -> Matches:
     """Matches each object with one anchor of its own, then further anchors by threshold (Liu et al. 2016, section 2.2).
 
     The first part takes the pair with the largest quality of all, then the largest among the other objects and
@@ -69,9 +71,9 @@ def match_bipartite(quality: Quality, valid: Bool[Array, " objects"], threshold:
         (anchors,) int32 index of the object, or `BELOW`.
     """
     matches = match_by_threshold(quality, valid, threshold)
-    objects, anchors = quality.shape
-    if objects == 0 or anchors == 0:
+    if quality.size == 0:
         return matches
+    objects, anchors = quality.shape
     quality = jnp.where(valid[:, None], quality, 0.0)
     index = jnp.arange(objects)
 
@@ -102,7 +104,7 @@ def sample_balanced(
     positive: Bool[Array, " anchors"],
     negative: Bool[Array, " anchors"],
     num: int,
-    positive_fraction: float,
+    positive_fraction: Number,
 ) -> tuple[Int[Array, " num"], Bool[Array, " num"], Bool[Array, " num"]]:
     """Draws `num` anchors, at most a share of them positive, the rest negative (Ren et al. 2015, section 3.1.3).
 
@@ -138,7 +140,7 @@ def hard_negatives(
     loss: Float[Array, " anchors"],
     positive: Bool[Array, " anchors"],
     negative: Bool[Array, " anchors"],
-    ratio: float = 3.0,
+    ratio: Number = 3.0,
     minimum: int = 0,
 ) -> Bool[Array, " anchors"]:
     """The negatives with the largest loss, `ratio` for each positive (Liu et al. 2016, section 2.2).

@@ -3,22 +3,22 @@
 All functions take one image; `jax.vmap` over images. The number of boxes that stay is padded to a fixed size.
 """
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from vision.ops.boxes import Boxes, iou
+from vision.ops.boxes import Boxes, Number, iou
 
 Scores = Float[Array, " boxes"]
 Classes = Int[Array, " boxes"]
 Valid = Bool[Array, " boxes"]
+Threshold = Number | Float[Array, ""]
 Kept = tuple[Int[Array, " num"], Bool[Array, " num"]]
 
 _BLOCK = 128  # boxes decided at a time
 
 
-def nms(boxes: Boxes, scores: Scores, threshold: float, num: int, valid: Valid | None = None) -> Kept:
+def nms(boxes: Boxes, scores: Scores, threshold: Threshold, num: int, valid: Valid | None = None) -> Kept:
     """Greedy non-maximum suppression: a box stays unless it overlaps a better one that stays by more than a threshold.
 
     Suppressed is what lies strictly above the threshold; of equal scores the box that comes first is the better; boxes
@@ -41,7 +41,7 @@ def nms(boxes: Boxes, scores: Scores, threshold: float, num: int, valid: Valid |
 
 
 def nms_per_class(
-    boxes: Boxes, scores: Scores, classes: Classes, threshold: float, num: int, valid: Valid | None = None
+    boxes: Boxes, scores: Scores, classes: Classes, threshold: Threshold, num: int, valid: Valid | None = None
 ) -> Kept:
     """Non-maximum suppression where only boxes of the same class suppress each other; otherwise as `nms`.
 
@@ -63,9 +63,9 @@ def soft_nms(
     boxes: Boxes,
     scores: Scores,
     num: int,
-    sigma: float = 0.5,
-    min_score: float = 0.001,
-    threshold: float | None = None,
+    sigma: Number = 0.5,
+    min_score: Number = 0.001,
+    threshold: Threshold | None = None,
     classes: Classes | None = None,
     valid: Valid | None = None,
 ) -> tuple[Int[Array, " num"], Float[Array, " num"], Bool[Array, " num"]]:
@@ -113,7 +113,7 @@ def soft_nms(
 
 
 def _greedy(
-    boxes: Array, scores: Array, classes: Array | None, threshold: float, num: int, valid: Array | None
+    boxes: Array, scores: Array, classes: Array | None, threshold: Threshold, num: int, valid: Array | None
 ) -> Kept:
     total = boxes.shape[0]
     if total == 0 or num == 0:

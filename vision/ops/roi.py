@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Num
 
-from vision.ops.boxes import Boxes, area
+from vision.ops.boxes import Boxes, Number, area
 
 Features = Float[Array, "height width channels"]
 Regions = Float[Array, "boxes output_height output_width channels"]
@@ -27,7 +27,7 @@ def roi_align(
     features: Features,
     boxes: Boxes,
     output_size: int | Pair,
-    spatial_scale: float,
+    spatial_scale: Number,
     sampling_ratio: int = 2,
     aligned: bool = False,
 ) -> Regions:
@@ -64,7 +64,7 @@ def roi_align_pyramid(
     sampling_ratio: int = 2,
     aligned: bool = False,
     canonical_level: int = 4,
-    canonical_size: float = 224.0,
+    canonical_size: Number = 224.0,
 ) -> Regions:
     """RoIAlign of each box on the pyramid's level for its size (Lin et al. 2017, section 4.2).
 
@@ -94,7 +94,7 @@ def roi_align_pyramid(
 
 
 def pyramid_level(
-    boxes: Boxes, lowest: int, levels: int, canonical_level: int = 4, canonical_size: float = 224.0
+    boxes: Boxes, lowest: int, levels: int, canonical_level: int = 4, canonical_size: Number = 224.0
 ) -> Int[Array, " boxes"]:
     """Which level each box takes its features from (Lin et al. 2017, equation 1), clipped to those there are.
 
@@ -141,7 +141,7 @@ def crop_masks(
     return _weighted_sum(masks.reshape(-1, 1).astype(jnp.float32), index, weight)[..., 0]
 
 
-def roi_pool(features: Features, boxes: Boxes, output_size: int | Pair, spatial_scale: float) -> Regions:
+def roi_pool(features: Features, boxes: Boxes, output_size: int | Pair, spatial_scale: Number) -> Regions:
     """Maxima over a grid of bins over each box (Girshick 2015, section 2.1), with torchvision's rounding.
 
     Corners are rounded to pixels of the map, the last one included; bins are rounded outwards, so that they overlap.
@@ -175,9 +175,7 @@ def roi_pool(features: Features, boxes: Boxes, output_size: int | Pair, spatial_
         y, x = (y * tall + jnp.maximum(side, 0))[:, :, None], (x * wide + jnp.maximum(side_2, 0))[:, None, :]
         return table[y * (width * wide) + x]
 
-    pooled = jnp.maximum(
-        jnp.maximum(at(top, left), at(top, left_2)), jnp.maximum(at(top_2, left), at(top_2, left_2))
-    )
+    pooled = jnp.maximum(jnp.maximum(at(top, left), at(top, left_2)), jnp.maximum(at(top_2, left), at(top_2, left_2)))
     exists = (side >= 0)[:, :, None] & (side_2 >= 0)[:, None, :]
     return jnp.where(exists[..., None], pooled, 0)
 
@@ -208,10 +206,8 @@ def _terms(
     return index.reshape(-1, *index.shape[2:]), weight.reshape(-1, *weight.shape[2:])
 
 
-def _axis_terms(
-    start: Array, length: Array, bins: int, sampling_ratio: int, limit: int | Array
-) -> tuple[Array, Array]:
-    """(2 sampling_ratio, boxes, bins): the pixels along one axis that a bin's samples lie between, and their weights."""
+def _axis_terms(start: Array, length: Array, bins: int, sampling_ratio: int, limit: int | Array) -> tuple[Array, Array]:
+    """(2 sampling_ratio, boxes, bins): along one axis, the pixels around a bin's samples and their weights."""
     samples = (jnp.arange(bins) + (jnp.arange(sampling_ratio)[:, None] + 0.5) / sampling_ratio)[:, None, :]
     limit = jnp.asarray(limit, jnp.int32).reshape(-1, 1)
     position = start[:, None] + samples * (length[:, None] / bins)
@@ -278,8 +274,8 @@ def _windows(first: Array, last: Array, bins: int, limit: int) -> tuple[Array, A
 def _bin_edges(longest: int, bins: int) -> tuple[Array, Array]:
     """(longest + 1, bins): where each bin starts and ends in a box of 0 to `longest` pixels, rounded outwards.
 
-    The multiples of length / bins are those of float32, as torchvision has them: 57 / 7 * 7 is a little more than 57, so
-    that the last of 7 bins ends a pixel late. A table, since compiled divisions may be off in the last bit.
+    The multiples of length / bins are those of float32, as torchvision has them: 57 / 7 * 7 is a little more than 57,
+    so that the last of 7 bins ends a pixel late. A table, since compiled divisions may be off in the last bit.
     """
     side = np.arange(longest + 1, dtype=np.float32)[:, None] / np.float32(bins)
     number = np.arange(bins, dtype=np.float32)
