@@ -203,7 +203,8 @@ def _terms(
     row, offset = (jnp.asarray(number, jnp.int32).reshape(-1, 1, 1) for number in (width, offset))
     index = y[:, None, :, :, None] * row + x[None, :, :, None, :] + offset
     weight = y_weight[:, None, :, :, None] * x_weight[None, :, :, None, :]
-    return index.reshape(-1, *index.shape[2:]), weight.reshape(-1, *weight.shape[2:])
+    shape = ((2 * sampling_ratio) ** 2, *index.shape[2:])
+    return index.reshape(shape), weight.reshape(shape)
 
 
 def _axis_terms(start: Array, length: Array, bins: int, sampling_ratio: int, limit: int | Array) -> tuple[Array, Array]:
