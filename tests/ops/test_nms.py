@@ -123,6 +123,7 @@ def test_edges():
     check(nms(boxes, scores, 0.0, 5), [2, 3, 0, 4], 5)  # of equal boxes the first; those without area all stay
     check(nms(boxes, scores, 0.0, 5, valid=jnp.zeros(5, bool)), [], 5)
     check(nms(boxes, jnp.array([jnp.nan, 0.5, -jnp.inf, jnp.nan, -3]), 0.5, 5), [1, 4], 5)
+    check(nms(boxes.at[1, 2].set(jnp.nan).at[3, 0].set(-jnp.inf), scores, 0.5, 5), [2, 0, 4], 5)
     assert soft_nms(boxes, scores, 5, valid=jnp.zeros(5, bool))[2].sum() == 0
 
 

@@ -16,6 +16,7 @@ Threshold = Number | Float[Array, ""]
 Kept = tuple[Int[Array, " num"], Bool[Array, " num"]]
 
 _BLOCK = 128  # boxes decided at a time
+_CHUNK = 256  # boxes that stay, compared with a block at a time
 
 
 def nms(boxes: Boxes, scores: Scores, threshold: Threshold, num: int, valid: Valid | None = None) -> Kept:
@@ -28,9 +29,9 @@ def nms(boxes: Boxes, scores: Scores, threshold: Threshold, num: int, valid: Val
     that time goes with boxes x num and ends when `num` have been found.
 
     Args:
-        boxes: (boxes, 4).
+        boxes: (boxes, 4); those that are not finite count as padding.
         scores: (boxes,); those of minus infinity, and NaN, count as padding.
-        threshold: largest IoU of two boxes that both stay.
+        threshold: largest IoU of two boxes that both stay, at least 0.
         num: size of the result: the best `num` of the boxes that stay.
         valid: (boxes,) False for padding, which neither stays nor suppresses; None for all True.
 
@@ -49,7 +50,7 @@ def nms_per_class(
         boxes: (boxes, 4).
         scores: (boxes,).
         classes: (boxes,) class id, or any other number of a group, such as the level of a pyramid.
-        threshold: largest IoU of two boxes of a class that both stay.
+        threshold: largest IoU of two boxes of a class that both stay, at least 0.
         num: size of the result, all classes together.
         valid: (boxes,) False for padding; None for all True.
 
@@ -118,48 +119,49 @@ def _greedy(
     total = boxes.shape[0]
     if total == 0 or num == 0:
         return jnp.zeros(num, jnp.int32), jnp.zeros(num, bool)
-    boxes, scores = lax.stop_gradient((boxes, _without_padding(scores, valid)))
+    scores = _without_padding(scores, valid)
+    scores = jnp.where(jnp.all(jnp.isfinite(boxes), axis=1), scores, -jnp.inf)
+    boxes, scores = lax.stop_gradient((boxes, scores))
     order = jnp.argsort(-scores, stable=True).astype(jnp.int32)
     exists = jnp.sum(scores > -jnp.inf)
-    size = min(_BLOCK, total)
     groups = jnp.zeros(total, jnp.int32) if classes is None else classes
-    padding = (0, -total % size)
-    boxes, groups = jnp.pad(boxes[order], (padding, (0, 0))), jnp.pad(groups[order], padding)
+    # Coordinates in rows: neighbouring boxes then lie side by side in memory, which doubles the speed on CPU.
+    padding = (0, -total % _BLOCK)
+    boxes, groups = jnp.pad(boxes[order].T, ((0, 0), padding)), jnp.pad(groups[order], padding)
+    slots = -(-num // _CHUNK) * _CHUNK
+    place = jnp.arange(_BLOCK)
 
-    slots = -(-num // size) * size
-    place = jnp.arange(size)
-    kept_boxes, kept_groups = jnp.zeros((slots, 4), boxes.dtype), jnp.zeros(slots, groups.dtype)
-    kept_index = jnp.zeros(slots, jnp.int32)
-
-    def suppresses(one, one_groups, other, other_groups):
-        """(ones, others) whether the one overlaps the other by too much."""
-        return (iou(one[:, None], other[None]) > threshold) & (one_groups[:, None] == other_groups[None])
+    def overlaps(one: Array, one_groups: Array, other: Array, other_groups: Array) -> Array:
+        """(ones, others) IoU of boxes of the same group, else 0."""
+        found = iou(one.T[:, None], other.T[None])
+        return found if classes is None else jnp.where(one_groups[:, None] == other_groups[None], found, 0.0)
 
     def decide_block(state):
-        start, count, kept_boxes, kept_groups, kept_index = state
-        block, block_groups = (lax.dynamic_slice_in_dim(array, start, size) for array in (boxes, groups))
+        start, count, kept, kept_groups, kept_index = state
+        block = lax.dynamic_slice_in_dim(boxes, start, _BLOCK, axis=1)
+        block_groups = lax.dynamic_slice_in_dim(groups, start, _BLOCK)
 
-        def check_against(chunk, free):
-            at = chunk * size
-            kept, groups = (lax.dynamic_slice_in_dim(array, at, size) for array in (kept_boxes, kept_groups))
-            found = suppresses(kept, groups, block, block_groups) & (at + place < count)[:, None]
-            return free & ~jnp.any(found, axis=0)
+        def compare(chunk, largest):
+            some = lax.dynamic_slice_in_dim(kept, chunk * _CHUNK, _CHUNK, axis=1)
+            some_groups = lax.dynamic_slice_in_dim(kept_groups, chunk * _CHUNK, _CHUNK)
+            return jnp.maximum(largest, jnp.max(overlaps(some, some_groups, block, block_groups), axis=0))
 
-        free = lax.fori_loop(0, (count + size - 1) // size, check_against, start + place < exists)
+        largest = lax.fori_loop(0, (count + _CHUNK - 1) // _CHUNK, compare, jnp.zeros(_BLOCK, boxes.dtype))
+        free = (largest <= threshold) & (start + place < exists)
         # A box stays if no better one of the block that stays suppresses it. Once the boxes before one are decided it
         # is too, so that this settles within as many rounds as the longest chain of boxes that free each other.
-        better = suppresses(block, block_groups, block, block_groups) & (place[:, None] < place[None])
+        suppresses = jnp.triu(overlaps(block, block_groups, block, block_groups) > threshold, 1).astype(jnp.float32)
 
         def settle(state):
             stays, _ = state
-            return free & ~jnp.any(better & stays[:, None], axis=0), stays
+            return free & (stays.astype(jnp.float32) @ suppresses == 0), stays
 
         stays = lax.while_loop(lambda state: jnp.any(state[0] != state[1]), settle, settle((free, free)))[0]
         at = jnp.where(stays, count + jnp.cumsum(stays) - 1, slots)  # out of bounds, which is dropped
         return (
-            start + size,
+            start + _BLOCK,
             count + jnp.sum(stays),
-            kept_boxes.at[at].set(block, mode="drop"),
+            kept.at[:, at].set(block, mode="drop"),
             kept_groups.at[at].set(block_groups, mode="drop"),
             kept_index.at[at].set(start + place, mode="drop"),
         )
@@ -168,9 +170,10 @@ def _greedy(
         start, count, *_ = state
         return (start < exists) & (count < num)
 
-    state = lax.while_loop(unfinished, decide_block, (0, 0, kept_boxes, kept_groups, kept_index))
-    filled = jnp.arange(num) < state[1]
-    return jnp.where(filled, order[state[-1][:num]], 0), filled
+    nothing = jnp.zeros((4, slots), boxes.dtype), jnp.zeros(slots, groups.dtype), jnp.zeros(slots, jnp.int32)
+    _, count, _, _, index = lax.while_loop(unfinished, decide_block, (0, 0, *nothing))
+    filled = jnp.arange(num) < count
+    return jnp.where(filled, order[index[:num]], 0), filled
 
 
 def _without_padding(scores: Array, valid: Array | None) -> Array:

@@ -36,8 +36,8 @@ def roi_align(
     Samples up to one pixel outside the map take the value at its edge, those beyond are 0. The published choice of
     as many samples as a bin has pixels depends on the box, and is not offered.
 
-    Each result is a sum of pixels with weights, gathered from a list of pixels. On 2 CPU cores that is up to a
-    hundred times faster than two interpolation matrices, whose work grows with the size of the map.
+    Each result is a sum of pixels with weights, gathered from a list of pixels. On 2 CPU cores 512 boxes on a map of
+    38x50x256 take 14 ms, and 450 ms as two interpolation matrices, whose work grows with the size of the map.
 
     Args:
         features: (height, width, channels).
@@ -220,7 +220,7 @@ def _axis_terms(start: Array, length: Array, bins: int, sampling_ratio: int, lim
     return index, jnp.where(jnp.tile(inside, (2, 1, 1)), jnp.concatenate([1 - share, share]), 0.0) / sampling_ratio
 
 
-# By hand, for the gradient that JAX derives adds up all terms in one scatter: ten times slower on CPU than one by one.
+# By hand, for the gradient that JAX derives takes 1.1 to 1.5 s on CPU where one scatter for each term takes 0.15 s.
 @jax.custom_vjp
 def _weighted_sum(pixels: Array, index: Array, weight: Array) -> Array:
     """sum over terms t of pixels[index[t]] weight[t]: (pixels, channels), (terms, ...) -> (..., channels).
