@@ -75,13 +75,13 @@ def match_bipartite(quality: Quality, valid: Bool[Array, " objects"], threshold:
         return matches
     objects, anchors = quality.shape
     quality = jnp.where(valid[:, None], quality, 0.0)
-    index = jnp.arange(objects)
+    index = jnp.arange(objects, dtype=jnp.int32)
 
     # Taking pairs one by one is a search through the matrix for each object. Instead, all objects ask at once for the
     # best anchor whose holder they beat, and of those that ask an anchor holds the best, until nobody asks anew. All
     # order the pairs alike, so there is only one such stable matching: that of taking them one by one.
     def ask(state):
-        held, held_quality, _, _ = state
+        held, held_quality, _ = state
         beats = (quality > held_quality) | ((quality == held_quality) & (index[:, None] <= held))
         asked = jnp.where(beats, quality, -1.0)
         wish, wish_quality = asked.argmax(axis=1), asked.max(axis=1)
@@ -91,11 +91,11 @@ def match_bipartite(quality: Quality, valid: Bool[Array, " objects"], threshold:
         loses = jnp.any((wish[None] == wish[:, None]) & better, axis=1) | (wish_quality < 0)
         place = jnp.where(loses, anchors, wish)  # out of bounds, which is dropped
         new = held.at[place].set(index, mode="drop")
-        return new, held_quality.at[place].set(wish_quality, mode="drop"), held, state[3] + 1
+        return new, held_quality.at[place].set(wish_quality, mode="drop"), jnp.any(new != held)
 
     nobody = jnp.full(anchors, BELOW, jnp.int32)
-    start = (nobody, jnp.zeros(anchors, quality.dtype), nobody - 1, 0)
-    held = lax.while_loop(lambda state: jnp.any(state[0] != state[2]), ask, start)[0]
+    start = (nobody, jnp.zeros(anchors, quality.dtype), jnp.array(True))
+    held = lax.while_loop(lambda state: state[2], ask, start)[0]
     return jnp.where(held >= 0, held, matches)
 
 
