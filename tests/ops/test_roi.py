@@ -65,16 +65,21 @@ def aligned_by_samples(features, box, rows, columns, scale, ratio, aligned):
     return result
 
 
-def pooled_by_bins(features, box, rows, columns, scale):
+def bins_of(box, rows, columns, scale):
+    """Row, column, and (top, bottom, left, right) on the map of each bin of RoIPool."""
     corners = [int(math.copysign(math.floor(abs(value) + 0.5), value)) for value in box.astype(float) * scale]
-    result = np.zeros((rows, columns, features.shape[2]))
     for row, column in np.ndindex(rows, columns):
         edges = []
-        for axis, (number, bins, limit) in enumerate(((column, columns, WIDTH), (row, rows, HEIGHT))):
+        for axis, (number, bins, limit) in ((1, (row, rows, HEIGHT)), (0, (column, columns, WIDTH))):
             side = np.float32(max(corners[axis + 2] - corners[axis] + 1, 1)) / np.float32(bins)
             start, end = math.floor(np.float32(number) * side), math.ceil(np.float32(number + 1) * side)
             edges += [min(max(edge + corners[axis], 0), limit) for edge in (start, end)]
-        left, right, top, bottom = edges
+        yield row, column, edges
+
+
+def pooled_by_bins(features, box, rows, columns, scale):
+    result = np.zeros((rows, columns, features.shape[2]))
+    for row, column, (top, bottom, left, right) in bins_of(box, rows, columns, scale):
         if left < right and top < bottom:
             result[row, column] = features[top:bottom, left:right].max(axis=(0, 1))
     return result
@@ -150,12 +155,26 @@ def test_gradient_of_roi_align(ratio):
     np.testing.assert_allclose(slope.reshape(2, 20), np.einsum("prijc,brijc->bp", matrix, cotangent), atol=1e-4)
 
 
-def test_gradient_of_roi_pool_is_finite_and_whole():
+def test_gradient_of_roi_pool_goes_to_the_first_maximum():
+    """Few distinct values: most bins have several maxima. For two images at once."""
     rng = np.random.default_rng(0)
-    features = jnp.asarray(rng.normal(size=(HEIGHT, WIDTH, CHANNELS)), jnp.float32)
-    boxes = jnp.asarray([[0, 0, 12, 12], [4, 2, 16, 12], *ODD], jnp.float32)
-    slope = jax.jit(jax.grad(lambda f: jnp.sum(ops.roi_pool(f, boxes, 2, 0.5)[:2])))(features)
-    assert np.sum(slope) == pytest.approx(2 * 2 * 2 * CHANNELS) and np.all(slope >= 0)
+    features = rng.integers(0, 3, (2, HEIGHT, WIDTH, CHANNELS)).astype(np.float32)
+    boxes = np.array([[0, 0, 12, 12], [4, 2, 16, 12], *ODD], np.float32)
+    cotangent = rng.normal(size=(2, len(boxes), 2, 3, CHANNELS)).astype(np.float32)
+    expected = np.zeros_like(features)
+    for image, index in np.ndindex(2, len(boxes)):
+        for row, column, (top, bottom, left, right) in bins_of(boxes[index], 2, 3, 0.5):
+            for channel in range(CHANNELS):
+                window = features[image, top:bottom, left:right, channel]
+                if window.size:
+                    y, x = np.unravel_index(window.argmax(), window.shape)
+                    expected[image, top + y, left + x, channel] += cotangent[image, index, row, column, channel]
+
+    def total(features):
+        pooled = jax.vmap(lambda f: ops.roi_pool(f, jnp.asarray(boxes), (2, 3), 0.5))(features)
+        return jnp.sum(pooled * cotangent)
+
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(jnp.asarray(features)), expected, atol=1e-5)
 
 
 def test_bfloat16_features_are_summed_in_float32():

@@ -5,6 +5,7 @@ numbers that mean nothing. Gradients flow into the features; none flow into the 
 networks.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 
@@ -19,6 +20,7 @@ from vision.ops.boxes import Boxes, Number, area
 Features = Float[Array, "height width channels"]
 Regions = Float[Array, "boxes output_height output_width channels"]
 Pair = tuple[int, int]
+Windows = tuple[Array, Array, Array]
 
 _UNROLLED = 16  # terms of a sum that are computed in one pass: all of RoIAlign's with 2 x 2 samples
 
@@ -148,7 +150,8 @@ def roi_pool(features: Features, boxes: Boxes, output_size: int | Pair, spatial_
     Bins outside the map are 0.
 
     The maximum over any window is that of four windows with powers of two as sides, which are computed once for the
-    whole map. That takes memory: for a map of 38x63 the 36 combinations of sides.
+    whole map. That takes memory, for a map of 38x63 that of 36 maps, and as much again for the gradient, which goes to
+    the first maximum of each bin.
 
     Args:
         features: (height, width, channels).
@@ -159,25 +162,13 @@ def roi_pool(features: Features, boxes: Boxes, output_size: int | Pair, spatial_
     Returns:
         (boxes, rows, columns, channels), dtype of the features.
     """
-    height, width, channels = features.shape
+    height, width, _ = features.shape
     rows, columns = _pair(output_size)
     corners = lax.stop_gradient(boxes) * spatial_scale
     corners = jnp.sign(corners) * jnp.floor(jnp.abs(corners) + 0.5)  # half away from zero
-    (top, top_2, side), (left, left_2, side_2) = (
-        _windows(corners[:, axis], corners[:, axis + 2], bins, limit)
-        for axis, bins, limit in ((1, rows, height), (0, columns, width))
-    )
-    table = _maxima(_maxima(features, axis=0), axis=2)  # (height, windows of rows, width, windows of columns, channels)
-    _, tall, _, wide, _ = table.shape
-    table = table.reshape(-1, channels)
-
-    def at(y, x):
-        y, x = (y * tall + jnp.maximum(side, 0))[:, :, None], (x * wide + jnp.maximum(side_2, 0))[:, None, :]
-        return table[y * (width * wide) + x]
-
-    pooled = jnp.maximum(jnp.maximum(at(top, left), at(top, left_2)), jnp.maximum(at(top_2, left), at(top_2, left_2)))
-    exists = (side >= 0)[:, :, None] & (side_2 >= 0)[:, None, :]
-    return jnp.where(exists[..., None], pooled, 0)
+    over_rows = _windows(corners[:, 1], corners[:, 3], rows, height)
+    over_columns = _windows(corners[:, 0], corners[:, 2], columns, width)
+    return _maxima_of_bins(features, over_rows, over_columns)
 
 
 def _terms(
@@ -254,7 +245,7 @@ def _weighted_sum_backward(saved, gradient):
 _weighted_sum.defvjp(_weighted_sum_forward, _weighted_sum_backward)
 
 
-def _windows(first: Array, last: Array, bins: int, limit: int) -> tuple[Array, Array, Array]:
+def _windows(first: Array, last: Array, bins: int, limit: int) -> Windows:
     """(boxes, bins): start of each bin, start of the window that ends with it, and the binary logarithm of its side.
 
     `first` and `last` are pixels of the map, both of the box. The logarithm is -1 for bins without a pixel on the map.
@@ -284,15 +275,69 @@ def _bin_edges(longest: int, bins: int) -> tuple[Array, Array]:
     return jnp.asarray(starts, jnp.int32), jnp.asarray(ends, jnp.int32)
 
 
-def _maxima(array: Array, axis: int) -> Array:
+# By hand, for the gradient that JAX derives goes through all windows of the map: it takes seconds on CPU.
+@jax.custom_vjp
+def _maxima_of_bins(features: Array, over_rows: Windows, over_columns: Windows) -> Array:
+    """(boxes, rows, columns, channels) maxima; the gradient goes to the first maximum of a bin in row-major order."""
+    return _first_maxima_of_bins(features, over_rows, over_columns)[0]
+
+
+def _first_maxima_of_bins(features: Array, over_rows: Windows, over_columns: Windows) -> tuple[Array, Array]:
+    """(boxes, rows, columns, channels) maxima, 0 for bins without a pixel, and the pixels they are at, -1 there."""
+    height, width, _ = features.shape
+    pixel = jnp.arange(height * width, dtype=jnp.int32).reshape(height, width, 1)
+    table = (features, jnp.broadcast_to(pixel, features.shape))
+    table = _maxima(_maxima(table, axis=0), axis=2)  # (height, windows of rows, width, windows of columns, channels)
+    _, tall, _, wide, channels = table[0].shape
+    table = [part.reshape(-1, channels) for part in table]
+    (*tops, side), (*lefts, side_2) = over_rows, over_columns
+    corners = []
+    for top in tops:
+        for left in lefts:
+            row, column = top * tall + jnp.maximum(side, 0), left * wide + jnp.maximum(side_2, 0)
+            at = row[:, :, None] * (width * wide) + column[:, None, :]
+            corners.append(tuple(part[at] for part in table))
+    value, pixel = functools.reduce(_larger, corners)
+    exists = ((side >= 0)[:, :, None] & (side_2 >= 0)[:, None, :])[..., None]
+    return jnp.where(exists, value, 0), jnp.where(exists, pixel, -1)
+
+
+def _maxima_of_bins_forward(features, over_rows, over_columns):
+    value, pixel = _first_maxima_of_bins(features, over_rows, over_columns)
+    # The empty array carries the static shape and dtype of the features.
+    return value, (features[..., :0], pixel)
+
+
+def _maxima_of_bins_backward(saved, gradient):
+    empty, pixel = saved
+    height, width, _ = empty.shape
+    channels = gradient.shape[-1]
+    place = jnp.where(pixel >= 0, pixel, height * width)  # out of bounds, which is dropped
+    total = jnp.zeros((height * width, channels), jnp.float32)
+    total = total.at[place, jnp.arange(channels)].add(gradient.astype(jnp.float32), mode="drop")
+    return total.reshape(height, width, channels).astype(empty.dtype), None, None
+
+
+_maxima_of_bins.defvjp(_maxima_of_bins_forward, _maxima_of_bins_backward)
+
+
+def _maxima(table: tuple[Array, Array], axis: int) -> tuple[Array, Array]:
     """Maxima over windows of 1, 2, 4, ... along an axis, in a new axis after it; windows start at their index.
 
     Windows that reach beyond the end wrap around, and are never asked for.
     """
-    found = [array]
-    for power in range(array.shape[axis].bit_length() - 1):
-        found.append(jnp.maximum(found[-1], jnp.roll(found[-1], -(1 << power), axis)))
-    return jnp.stack(found, axis=axis + 1)
+    found = [table]
+    for power in range(table[0].shape[axis].bit_length() - 1):
+        following = tuple(jnp.roll(part, -(1 << power), axis) for part in found[-1])
+        found.append(_larger(found[-1], following))
+    return tuple(jnp.stack(parts, axis=axis + 1) for parts in zip(*found, strict=True))
+
+
+def _larger(one: tuple[Array, Array], other: tuple[Array, Array]) -> tuple[Array, Array]:
+    """The larger of two values with its pixel, the first pixel where they are equal."""
+    (value, pixel), (value_2, pixel_2) = one, other
+    takes_other = (value_2 > value) | ((value_2 == value) & (pixel_2 < pixel))
+    return jnp.maximum(value, value_2), jnp.where(takes_other, pixel_2, pixel)
 
 
 def _pair(value: int | Pair) -> Pair:
