@@ -57,7 +57,7 @@ def get_config(network: str = "unet"):
     config.optimizer = dict(
         name="adamw", learning_rate=2e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0
     )
-    config.train = dict(epochs=8)
+    config.train = dict(epochs=6)
     config.evaluate = dict(every="50%")
     config.checkpoint = dict(every="50%", keep=1)
     config.log = dict(every="10 steps")
