@@ -20,7 +20,10 @@ TRAIN = {
     "unknown key of data.train": (["--config.data.train.batchsize=3"], "config.data.train.batchsize: .*'batch_size'?"),
     "unknown key of data.eval": ([f"{EVAL}.transform=decode"], "config.data.eval.test.transform: .*'transforms'?"),
     "unknown key of preprocess": (["--config.data.preprocess.men=1"], "config.data.preprocess.men: .*'mean'?"),
-    "unknown key of the optimiser": (["--config.optimizer.weight_deacy=1"], "config.optimizer.weight_deacy: .*'weight_decay'?"),
+    "unknown key of the optimiser": (
+        ["--config.optimizer.weight_deacy=1"],
+        "config.optimizer.weight_deacy: .*'weight_decay'?",
+    ),
     "unknown key of the schedule": (
         ["--config.optimizer.schedule={'name': 'polynomial', 'powr': 2.0}"],
         "config.optimizer.schedule.powr: .*'power'?",
