@@ -33,7 +33,7 @@ def test_every_key_with_its_value_meaning_and_file(network):
 
 def test_what_is_left_to_weights_that_are_not_at_hand():
     text = reference.explain(configs.load(f"{ROOT}/configs/transfer.py:frozen"))
-    assert re.search(r"--config.data.preprocess.name='weights'   \[.*'standardize' or 'weights'\]", text)
+    assert re.search(r"--config.data.preprocess.name='weights'   \[.*'standardize_each' or 'weights'\]", text)
     assert "--config.data.train.transforms='weights'   [str]" in text
     assert "--config.init.weights='resnet50.safetensors'" in text
 
