@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vision import config as configs
-from vision import experiment, reference, schema
+from vision import reference, schema, sections
 from vision.data import catalog, check, create, open_source
 from vision.errors import UsageError
 
@@ -28,7 +28,7 @@ def test_every_option_has_a_default_and_a_meaning(name):
 
 def test_fake_label_maps():
     source = open_source("fake_segmentation:20x33x3:4:5", "any")
-    assert (len(source), source.class_names) == (5, ("0", "1", "2", "3"))
+    assert (len(source), source.class_names) == (5, ("background", "1", "2", "3"))
     report = check(source, 4)
     assert sum(report.pixel_counts) == 5 * 20 * 32 and report.ignored_pixels == 5 * 20
     batch = create("fake_segmentation:20x33x3:4:5", "any", 5, "decode", train=False).batch(0)
@@ -41,14 +41,14 @@ def test_fake_label_maps():
 def complete(**train):
     config = configs.load("configs/digits.py:linear")
     config.data.train.update(train)
-    return experiment.complete(config)
+    return sections.complete(config)
 
 
 def test_a_config_holds_the_options_and_explains_them():
     config = complete(name="digit_scenes")
     assert configs.freeze(config.data.train.source) == {"annotations": "segmentation", "objects": "many"}
     assert configs.freeze(config.data.eval.test.source) == {}
-    assert configs.freeze(experiment.complete(config)) == configs.freeze(config)
+    assert configs.freeze(sections.complete(config)) == configs.freeze(config)
     text = reference.explain(config)
     assert "config.data.train.source   (vision/data/digit_scenes.py)" in text
     assert "--config.data.train.source.objects='many'   ['many' or 'one']" in text

@@ -23,7 +23,7 @@ import optax
 import pytest
 
 from vision import models, tasks
-from vision.data import preprocess, source
+from vision.data import catalog, preprocess
 from vision.data.source import Source
 from vision.tasks import Mean, Task
 from vision.train import optimizer as optimizers
@@ -266,7 +266,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models.MODELS, "toy_detector", Detector)
         patch.setitem(tasks.TASKS, "toy_detection", detection)
-        patch.setitem(source.SOURCES, "rectangles", open_rectangles)
+        patch.setitem(catalog.SOURCES, "rectangles", open_rectangles)
         CALLS.clear()
         with open(os.devnull, "w") as silent:
             run = vision.fit(config, workdir, console=Console(workdir.parent / "log.txt", stream=silent))

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vision import models, tasks
-from vision.data import source
+from vision.data import catalog
 from vision.data.images import opencv
 from vision.data.source import Source
 from vision.errors import UsageError
@@ -435,7 +435,7 @@ class TinyFCN(nn.Module):
         return {"logits": nn.Conv(self.num_classes, (1, 1))(x)} | outputs
 
 
-TABLES = ((models.MODELS, "tiny_fcn", TinyFCN), (source.SOURCES, "squares", open_squares))
+TABLES = ((models.MODELS, "tiny_fcn", TinyFCN), (catalog.SOURCES, "squares", open_squares))
 
 
 @pytest.fixture(scope="module")
