@@ -6,7 +6,8 @@
 
 `mae` and `conv` train an autoencoder on the 1,437 training images; `finetune` starts a ViT from the encoder of
 runs/pretrain-mae and trains it on the first 100 labelled images, 8 to 12 of each class; `scratch` does the same without
-it. Expected on the 360 test images: about 71 % right from scratch and 78 % after pre-training.
+it. Expected on the 360 test images: about 71 % right from scratch and 78 % after pre-training (found with these
+settings in a loop by hand, two seeds, without the moving average; one standard error is 2 %).
 """
 
 from ml_collections import ConfigDict

@@ -15,7 +15,12 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 
 import shutil
 
+import hypothesis
 import jaxtyping
+
+# How long an example may take says more about the machine, and what else it does, than about the code.
+hypothesis.settings.register_profile("vision", deadline=None)
+hypothesis.settings.load_profile("vision")
 
 # Shapes in the signatures of `vision.ops` are checked on every call.
 jaxtyping.install_import_hook("vision.ops", "beartype.beartype")

@@ -172,6 +172,11 @@ def _fill_in_from_weights(config: ConfigDict, needs_weights: bool) -> None:
     if not needs_weights and not Path(str(weights)).exists():
         return
     record = weights_record(config)
+    if not record.preprocess:
+        raise UsageError(
+            f"config.init.weights: {config.init.weights} is a file of our own, which does not say what it expects of "
+            "images; set config.data.preprocess and the transforms, or give the run folder."
+        )
     if preprocessing.get("name") == AS_WEIGHTS:
         config.data.preprocess = thaw(record.preprocess | {k: v for k, v in preprocessing.items() if k != "name"})
     for path in wanted:

@@ -18,7 +18,8 @@ class Record(NamedTuple):
     """What weights carry besides numbers.
 
     Attributes:
-        preprocess: the section `config.data.preprocess` that they were trained with.
+        preprocess: the section `config.data.preprocess` that they were trained with; empty where that is not known, as
+            of a file of our own variables.
         train_transforms: chain of transforms to train with at their image size.
         transforms: chain of transforms to evaluate with at their image size.
         class_names: of their classifier's logits; () where it is not known.
@@ -100,10 +101,7 @@ def _record(model: nn.Module, name: str, weights: str, source: str | None, check
             tuple(facts["class_names"]),
         )
     source = source or detect(model, files.read(weights))
-    if source == OURS:
-        raise UsageError(
-            f"{weights} is a file of our own, which does not say what it expects of images; set "
-            "config.data.preprocess and the transforms, or give the run folder."
-        )
+    if source == OURS:  # a file of variables alone
+        return Record({}, "", "", ())
     found = preprocessing(source, name)
     return Record(found.section(), found.transforms(train=True), found.transforms(), imagenet_classes())
