@@ -7,7 +7,8 @@ index.csv: 160 images of 256x256 or 320x256 pixels to train on, 60 to test; put 
 with --config.data.train.name=pairs:PATH --config.data.eval.test.name=pairs:PATH. The test images keep their size and
 are padded to one of two, so that two programs are compiled.
 
-MEASURED
+Cost: 1,200 steps of 8 crops; minutes on two CPU cores. Measured on the test images: foreground IoU 0.734, boundary F1
+0.895. Many of the wrong pixels are those of one image in a stain that is not among the training images.
 """
 
 from ml_collections import ConfigDict
