@@ -62,6 +62,7 @@ def test_constants_that_are_given_need_no_measuring():
     source = Source("none", "train", ImageRecords([]))
     resolved = {"name": "standardize", "mean": MEAN, "std": STD, "channel_order": "RGB"}
     assert preprocess.resolve(section, source, "") == resolved
+    assert preprocess.resolve({"name": "normalize"}, source, "") == {"name": "normalize", "low": 0.0, "high": 1.0}
 
 
 def test_each_image_by_itself():
@@ -78,7 +79,6 @@ def test_blue_first():
     blue_first = preprocess.create("standardize", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channel_order="BGR")
     expected = (image[..., ::-1] / 255 - [0.1, 0.2, 0.3]) / [0.4, 0.5, 0.6]
     np.testing.assert_allclose(blue_first(image), expected, rtol=1e-5, atol=1e-6)
-    assert preprocess.resolve({"name": "normalize"}, source, "") == {"name": "normalize", "low": 0.0, "high": 1.0}
 
 
 @pytest.mark.parametrize(
