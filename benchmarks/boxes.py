@@ -8,9 +8,6 @@ interpolates. RoIAlign as two interpolation matrices and two products is there a
 """
 
 import functools
-import statistics
-import time
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +15,7 @@ import numpy as np
 from absl import app, flags
 from jax import lax
 
+from benchmarks.timing import medians
 from vision.ops import boxes as box_ops
 from vision.ops import nms, roi
 
@@ -29,19 +27,6 @@ SUPPRESSIONS = ((1000, 100), (1000, 1000), (10_000, 1000), (10_000, 10_000))  # 
 REGIONS, BINS = 512, 7
 MAPS = (((38, 50, 256), 16), ((128, 128, 256), 4))  # (height, width, channels), stride
 MATRICES_UP_TO = 2000  # pixels of a map
-
-
-def medians(functions: list[Callable], repeats: int) -> list[float]:
-    """Median milliseconds of each function, run in turns so that whatever else the machine does hits all alike."""
-    times = [[] for _ in functions]
-    for function in functions:
-        jax.block_until_ready(function())  # compiles
-    for _ in range(repeats):
-        for function, spent in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            spent.append(1000 * (time.perf_counter() - start))
-    return [statistics.median(spent) for spent in times]
 
 
 def random_boxes(number: int, height: int, width: int, smallest: int, largest: int) -> jax.Array:

@@ -7,7 +7,6 @@ Times are medians in milliseconds. `lax` is `lax.conv_general_dilated` in the la
 
 import collections
 import functools
-import statistics
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
+from benchmarks.timing import medians
 from vision import models
 from vision.models import layers
 from vision.ops import convolution
@@ -61,19 +61,6 @@ def by_lax(image, kernel, stride, padding):
     return jax.lax.conv_general_dilated(
         image, kernel, (stride,) * 2, [(padding,) * 2] * 2, dimension_numbers=dimensions
     )
-
-
-def medians(functions: list[Callable], repeats: int) -> list[float]:
-    """Median milliseconds of each function, run in turns so that whatever else the machine does hits all alike."""
-    times = [[] for _ in functions]
-    for function in functions:
-        jax.block_until_ready(function())  # compiles
-    for _ in range(repeats):
-        for function, spent in zip(functions, times, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(function())
-            spent.append(1000 * (time.perf_counter() - start))
-    return [statistics.median(spent) for spent in times]
 
 
 def compare_layer(layer: Layer, repeats: int) -> tuple[list[float], list[float]]:

@@ -215,14 +215,10 @@ def _class_names(config: ConfigDict, train: data.Pipeline, num_classes: int | No
     return known
 
 
-def _takes_classes(function: Callable) -> bool:
-    return "num_classes" in schema.keys(function)
-
-
 def _uses_classes(config: ConfigDict) -> bool:
     """Whether the model or the task asks for the number of classes."""
     functions = (models.MODELS[config.model.name], tasks.TASKS[config.task.name])
-    return any(_takes_classes(function) for function in functions)
+    return any("num_classes" in schema.keys(function) for function in functions)
 
 
 def _num_classes(config: ConfigDict, train_data: data.Pipeline) -> int | None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vision import data, experiment
+from vision import experiment
 from vision.errors import UsageError, unknown_name
 from vision.run import Run
 from vision.train import parallel, step
@@ -38,16 +38,12 @@ def extract(run: Run, path: str, output: str = "pooled") -> dict[str, np.ndarray
     parts: dict[str, list[np.ndarray]] = {}
     for batch in pipeline.batches():
         real = batch["mask"] > 0
-        found = {"features": np.asarray(apply(variables, _inputs(batch, pipeline))), "index": batch["index"]}
+        found = {"features": np.asarray(apply(variables, batch)), "index": batch["index"]}
         if "label" in batch:
             found["label"] = batch["label"]
         for name, values in found.items():
             parts.setdefault(name, []).append(values[real])
     return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-def _inputs(batch: dict[str, np.ndarray], pipeline: data.Pipeline) -> dict[str, np.ndarray]:
-    return {name: batch[name] for name in pipeline.element_spec}
 
 
 def _vectors(outputs: dict[str, Any], name: str) -> jax.Array:
