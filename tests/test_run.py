@@ -156,7 +156,8 @@ def test_images_of_different_sizes_come_back_in_the_order_given(batch_size, monk
     network = vision.experiment.Network(None, task, None, {"transforms": "decode|pad_to(((8, 8), (16, 24)))"})
     seen = []
 
-    def predict(variables, image):
+    def predict(variables, batch):
+        image = batch["image"]
         seen.append(image.shape[1:3])
         return {"sum": image.sum(axis=(1, 2, 3)), "red": image[..., 0]}
 

@@ -97,7 +97,9 @@ class Run:
         waiting, turn = {}, 0  # images of different shapes come out of order
         for batch in pipeline.batches():
             try:
-                outputs = jax.device_get(predict(variables, batch["image"]))
+                outputs = jax.device_get(
+                    predict(variables, {name: batch[name] for name in ("image", "size") if name in batch})
+                )
             except ScopeParamShapeError as error:
                 given, trained = (" x ".join(map(str, s)) for s in (batch["image"].shape[1:], self.image_shape))
                 raise UsageError(
@@ -206,12 +208,10 @@ def compile_evaluation(network: Network, mesh: jax.sharding.Mesh):
 
 
 def compile_prediction(network: Network):
-    """A jitted function `(variables, uint8 images (B, H, W, C)) -> {name: (B, ...)}`."""
+    """A jitted function `(variables, {"image": uint8 (B, H, W, C), "size" if padded}) -> {name: (B, ...)}`."""
 
-    def predict(variables, image):
-        outputs, _ = step.apply_model(
-            network.model, network.task, network.preprocess, variables, {"image": image}, None
-        )
-        return network.task.predict(outputs)
+    def predict(variables, batch):
+        outputs, _ = step.apply_model(network.model, network.task, network.preprocess, variables, batch, None)
+        return network.task.predict(outputs, batch)
 
     return jax.jit(predict)

@@ -180,11 +180,11 @@ def detection(*, num_classes: int, box_weight: float = 0.3) -> Task:
         mask = batch["mask"]
         return {"loss": jnp.sum(objectness(outputs, batch) * mask), "examples": jnp.sum(mask)}
 
-    def predict(outputs):
+    def predict(outputs, batch):
         return {name: outputs[name] for name in ("boxes", "scores")} | {"classes": outputs["logits"].argmax(axis=-1)}
 
     def collect(outputs, batch):
-        return {"found": predict(outputs), "true": {name: batch[name] for name in ("boxes", "classes", "valid")}}
+        return {"found": predict(outputs, batch), "true": {name: batch[name] for name in ("boxes", "classes", "valid")}}
 
     def describe(predictions, class_names):
         found = zip(predictions["boxes"], predictions["classes"], predictions["scores"], strict=True)

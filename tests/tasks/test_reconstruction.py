@@ -69,7 +69,7 @@ def test_hidden_patches_alone_count(error):
     np.testing.assert_allclose(term.total / term.count, EXPECTED[error][:4][HIDDEN[:4]].mean(), rtol=1e-5)
     elsewhere = np.where(HIDDEN, OUTPUT, RNG.uniform(0.05, 0.95, OUTPUT.shape)).astype(np.float32)
     assert metrics(task, outputs | {"reconstruction": elsewhere}, batch) == metrics(task, outputs, batch)
-    assert set(task.predict(outputs)) == {"reconstruction", "masked"}
+    assert set(task.predict(outputs, {})) == {"reconstruction", "masked"}
 
 
 def test_normalized_targets():
@@ -89,6 +89,6 @@ def test_normalized_targets():
     np.testing.assert_allclose(term.total / term.count, ((logits - normal) ** 2)[hidden].mean(), rtol=1e-3)
     expected = ((np.clip(shown, 0, 1) - image / 255) ** 2)[hidden].mean()
     np.testing.assert_allclose(metrics(task, outputs, batch)["mse"], expected, rtol=1e-3)
-    assert set(task.predict(outputs)) == {"normalized_reconstruction", "masked"}
+    assert set(task.predict(outputs, {})) == {"normalized_reconstruction", "masked"}
     with pytest.raises(UsageError, match=r"normalised targets are no probabilities"):
         tasks.create("reconstruction", normalize_targets=True, error="cross_entropy")

@@ -243,7 +243,7 @@ def test_values_out_of_range_are_errors(arguments, message):
 
 def test_prediction_and_its_facts():
     outputs = outputs_of()
-    found = jax.device_get(task().predict(outputs))
+    found = jax.device_get(task().predict(outputs, {}))
     assert found["segmentation"].dtype == np.uint8 and found["segmentation"].shape == (4, 12, 10)
     np.testing.assert_array_equal(found["segmentation"], outputs["logits"].argmax(axis=-1))
     np.testing.assert_allclose(found["confidence"], jax.nn.softmax(outputs["logits"]).max(axis=-1), rtol=1e-6)

@@ -187,7 +187,7 @@ def collecting():
         loss=lambda outputs, batch: {},
         metrics=lambda outputs, batch: {},
         summarize=lambda sums: {},
-        predict=lambda outputs: {},
+        predict=lambda outputs, batch: {},
         collect=lambda outputs, batch: {
             "index": batch["index"],
             "image": batch["image"],
@@ -290,7 +290,7 @@ def test_images_of_many_sizes_need_few_programs_and_give_what_they_give_one_by_o
         loss=lambda outputs, batch: {},
         metrics=lambda outputs, batch: {},
         summarize=lambda sums: {"accuracy": sums["right"] / sums["pixels"]},
-        predict=lambda outputs: {},
+        predict=lambda outputs, batch: {},
         summarize_collected=lambda rows: {"order": np.array([row["index"] for row in rows])},
     )
     mesh = parallel.make_mesh(jax.devices()[:1])

@@ -78,7 +78,7 @@ def classification(
         monitor=monitor,
         metrics=metrics,
         summarize=lambda sums: summarize(sums, top_k),
-        predict=lambda outputs: {"probabilities": jax.nn.softmax(outputs["logits"], axis=-1)},
+        predict=lambda outputs, batch: {"probabilities": jax.nn.softmax(outputs["logits"], axis=-1)},
         interest=interest,
         describe=lambda predictions, class_names: describe(predictions["probabilities"], class_names),
         plots=("confusion_matrix", "predictions"),

@@ -1,6 +1,6 @@
 """What all detectors share: their predictions and the truth collected for the host, average precision, pictures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,7 +9,7 @@ import numpy as np
 
 from vision.ops import boxes as box_ops
 from vision.tasks.average_precision import average_precision
-from vision.tasks.task import Apply, Batch, Mean, Outputs, Task
+from vision.tasks.task import Batch, Mean, Outputs, Task, image_only
 
 Detections = dict[str, jax.Array]
 
@@ -22,28 +22,27 @@ PLACE = ("size", "placement", "file_size")
 def detector(
     *,
     loss: Callable[[Outputs, Batch], dict[str, Mean]],
-    detect: Callable[[Outputs], Detections],
+    detect: Callable[[Outputs, Batch], Detections],
     class_names: tuple[str, ...] = (),
     monitor: Callable[[Outputs, Batch], dict[str, Mean]] = lambda outputs, batch: {},
-    inputs: Callable[[Batch, bool], dict[str, Any]] | None = None,
-    forward: Callable[[Apply, Mapping[str, Any]], Outputs] | None = None,
+    inputs: Callable[[Batch, bool], dict[str, Any]] = image_only,
 ) -> Task:
     """A task that finds objects.
 
     Args:
         loss: (outputs of training, batch) -> {name: Mean}.
-        detect: outputs of evaluation -> the detections: `boxes` (B, D, 4) in pixels of the canvas, clipped to the image,
-            `scores` (B, D) 0..1 in descending order, `classes` (B, D) and `valid` (B, D), and where the network has
-            them `masks` (B, D, m, m), probabilities within the box, and `keypoints` (B, D, K, 3): x, y and score.
+        detect: (outputs of evaluation, batch) -> the detections: `boxes` (B, D, 4) in pixels of the canvas, clipped to
+            the image, `scores` (B, D) 0..1 in descending order, `classes` (B, D) and `valid` (B, D), and where the
+            network has them `masks` (B, D, m, m), probabilities within the box, and `keypoints` (B, D, K, 3): x, y and
+            score. Of the batch it reads `image_sizes`, no truth.
         class_names: of the data.
         monitor: as in `Task`.
-        inputs: (batch, train) -> the model's arguments; by default the image alone, for networks that give what
-            `detect` decodes. `outputs["size"]` is then the (B, 2) height and width of the images without padding.
-        forward: as in `Task`; by default it adds `outputs["size"]`.
+        inputs: (batch, train) -> the model's arguments; by default the image alone, for networks whose outputs `detect`
+            decodes.
     """
 
     def collect(outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        found = {f"found_{name}": value for name, value in detect(outputs).items()}
+        found = {f"found_{name}": value for name, value in detect(outputs, batch).items()}
         return found | {name: batch[name] for name in (*TRUTH, *PLACE) if name in batch}
 
     return Task(
@@ -51,8 +50,7 @@ def detector(
         metrics=lambda outputs, batch: {"examples": jnp.sum(batch["mask"])},
         summarize=lambda sums: {},
         predict=detect,
-        inputs=inputs or _image_and_size,
-        forward=forward or _size_of_images,
+        inputs=inputs,
         collect=collect,
         summarize_collected=lambda examples: average_precision(examples, class_names),
         monitor=monitor,
@@ -74,12 +72,10 @@ def truth(batch: Batch) -> dict[str, jax.Array]:
     return found | {"valid": valid, "boxes": jnp.where(valid[..., None], found["boxes"], 0.0)}
 
 
-def clipped(boxes: jax.Array, outputs: Outputs, canvas: tuple[int, int]) -> jax.Array:
-    """Boxes (B, D, 4) cut to their images, whose sizes are `outputs["size"]` (B, 2) or, without it, the canvas."""
-    size = outputs.get("size")
-    if size is None:
-        return box_ops.clip(boxes, canvas)
-    return jax.vmap(box_ops.clip)(boxes, size)
+def image_sizes(batch: Batch) -> jax.Array:
+    """(B, 2) height and width of the images without padding: where boxes end."""
+    images = batch["image"]
+    return batch.get("size", jnp.broadcast_to(jnp.array(images.shape[1:3], jnp.int32), (len(images), 2)))
 
 
 def describe(predictions: dict[str, np.ndarray], class_names: tuple[str, ...]) -> dict[str, Any]:
@@ -95,14 +91,3 @@ def describe(predictions: dict[str, np.ndarray], class_names: tuple[str, ...]) -
             for index in valid
         ]
     }
-
-
-def _image_and_size(batch: Batch, train: bool) -> dict[str, Any]:
-    del train
-    return {name: batch[name] for name in ("image", "size") if name in batch}
-
-
-def _size_of_images(apply: Apply, inputs: Mapping[str, Any]) -> Outputs:
-    """The network's outputs, to which the size of the images is added, so that boxes end where images end."""
-    outputs = apply({name: value for name, value in inputs.items() if name != "size"})
-    return {**outputs, "size": inputs["size"]} if "size" in inputs else outputs

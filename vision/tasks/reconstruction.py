@@ -69,7 +69,7 @@ def reconstruction(
         sums = {name: jnp.sum(jnp.where(real, value, 0.0)) for name, value in values.items()}
         return {**sums, "examples": jnp.sum(real, dtype=jnp.int32)}
 
-    def predict(outputs: Outputs) -> dict[str, jax.Array]:
+    def predict(outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         """`reconstruction`, or of normalised targets `normalized_reconstruction`; `masked`, where there is."""
         normal = {"reconstruction": outputs["reconstruction"]}
         chosen = {"normalized_reconstruction": outputs["reconstruction_logits"]} if normalize_targets else normal

@@ -154,8 +154,9 @@ def true_labels(logits: jax.Array, batch: Batch) -> jax.Array:
     return jnp.where(batch["mask"][:, None, None] > 0, labels, jnp.asarray(IGNORE, labels.dtype))
 
 
-def predict(outputs: Outputs) -> dict[str, jax.Array]:
+def predict(outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
     """The most probable class of each pixel, (B, H, W) uint8, and its probability, (B, H, W) float32."""
+    del batch
     probabilities = jax.nn.softmax(outputs["logits"].astype(jnp.float32), axis=-1)
     return {
         "segmentation": jnp.argmax(outputs["logits"], axis=-1).astype(jnp.uint8),

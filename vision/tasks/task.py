@@ -50,7 +50,8 @@ class Task:
             examples whose `batch["mask"]` is 0.
         metrics: (outputs, batch) -> pytree of arrays that add up over batches; zero for a batch that is all masked.
         summarize: sums of `metrics`, as NumPy -> {name: float, or array for plots}. Called once, on the host.
-        predict: outputs -> {name: (B, ...)}, what a user of the model wants: probabilities, boxes, masks.
+        predict: (outputs, batch) -> {name: (B, ...)}, what a user of the model wants: probabilities, boxes, masks. Of
+            the batch it may read no more than a picture without a truth has: `image`, and `size` where it is padded.
         inputs: (batch, train) -> keyword arguments of the model; `image` is preprocessed by the step on its way.
         forward: (apply, inputs) -> outputs, for evaluation and prediction: `apply(inputs)` is the model's own.
         collect: (outputs, batch) -> {name: (B, ...)}, per example, to gather on the host for metrics that are no sums.
@@ -71,7 +72,7 @@ class Task:
     loss: Callable[[Outputs, Batch], dict[str, Mean]]
     metrics: Callable[[Outputs, Batch], Any]
     summarize: Callable[[Any], dict[str, float | np.ndarray]]
-    predict: Callable[[Outputs], dict[str, jax.Array]]
+    predict: Callable[[Outputs, Batch], dict[str, jax.Array]]
     inputs: Callable[[Batch, bool], dict[str, Any]] = image_only
     forward: Callable[[Apply, Mapping[str, Any]], Outputs] = lambda apply, inputs: apply(inputs)
     collect: Callable[[Outputs, Batch], dict[str, jax.Array]] | None = None

@@ -126,7 +126,7 @@ def make_evaluation_step(model: Any, task: Any, preprocess: Callable[[jax.Array]
     def evaluation_step(variables, batch):
         outputs, _ = apply_model(model, task, preprocess, variables, batch, None)
         collected = task.collect(outputs, batch) if task.collect else {}
-        return task.metrics(outputs, batch), collected, task.predict(outputs), task.interest(outputs, batch)
+        return task.metrics(outputs, batch), collected, task.predict(outputs, batch), task.interest(outputs, batch)
 
     return evaluation_step
 
