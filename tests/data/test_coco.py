@@ -4,11 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 
-from vision.data import check, coco, create, open_source
+from vision.data import check, create, open_source
 from vision.data.images import opencv
 from vision.errors import UsageError
 
@@ -77,70 +74,11 @@ def test_panoptic_mistakes(tmp_path):
         open_source(f"coco_panoptic:{tmp_path}", "val")
 
 
-def column_counts(mask):
-    """Run lengths down the columns, beginning with zeros, by a plain loop."""
-    counts, value = [0], False
-    for pixel in mask.T.ravel():
-        if bool(pixel) != value:
-            counts.append(0)
-            value = not value
-        counts[-1] += 1
-    return counts
-
-
-def compressed(counts):
-    """COCO's text for run lengths, after the description of the format."""
-    text = ""
-    for place, count in enumerate(counts):
-        value = count - counts[place - 2] if place > 2 else count
-        more = True
-        while more:
-            bits, value = value & 31, value >> 5
-            more = value != (-1 if bits & 16 else 0)
-            text += chr(48 + (bits | 32 if more else bits))
-    return text
-
-
-@given(arrays.arrays(bool, arrays.array_shapes(min_dims=2, max_dims=2, max_side=40)))
-@settings(max_examples=60, deadline=None)
-def test_run_lengths(mask):
-    counts = column_counts(mask)
-    assert coco.run_lengths(compressed(counts)).tolist() == counts
-    for form in (counts, compressed(counts)):
-        region = {"size": list(mask.shape), "counts": form}
-        np.testing.assert_array_equal(coco.region_mask(region, mask.shape), mask)
-
-
-@given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20))
-def test_long_runs(counts):
-    assert coco.run_lengths(compressed(counts)).tolist() == counts
-
-
-def test_polygons():
-    mask = coco.region_mask([[2, 1, 5, 1, 5, 4, 2, 4], [0, 5, 1, 5, 1, 6, 0, 6]], (6, 8))
-    expected = np.zeros((6, 8), bool)
-    expected[1:4, 2:5] = True
-    expected[5, 0] = True
-    np.testing.assert_array_equal(mask, expected)
-
-
-@given(st.lists(st.tuples(st.floats(-3, 12), st.floats(-3, 12)), min_size=1, max_size=6))
-@settings(max_examples=40, deadline=None)
-def test_polygons_against_a_plain_loop(corners):
-    mask = coco.region_mask([np.ravel(corners).tolist()], (8, 9))
-    for row in range(8):
-        for column in range(9):
-            x, y, inside = column + 0.5, row + 0.5, False
-            for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
-                inside ^= (y0 <= y) != (y1 <= y) and x0 + (y - y0) * (x1 - x0) / (y1 - y0) <= x
-            assert mask[row, column] == inside
-
-
 def test_stuff(tmp_path):
     sea, person = np.zeros((4, 5), bool), np.zeros((4, 5), bool)
     sea[2:], person[1:3, 1:3] = True, True
     regions = [
-        (92, {"size": [4, 5], "counts": compressed(column_counts(sea))}),
+        (92, {"size": [4, 5], "counts": "2220000000"}),
         (1, [[1, 1, 3, 1, 3, 3, 1, 3]]),
         (200, {"size": [4, 5], "counts": [19, 1]}),
     ]

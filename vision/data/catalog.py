@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from vision import schema
-from vision.data import coco, digit_scenes, digits, fake, folder, pairs, tfds_source
+from vision.data import coco, coco_objects, digit_scenes, digits, fake, folder, pairs, tfds_source, voc, yolo
 from vision.data.source import Source
 from vision.errors import unknown_name
 
@@ -16,6 +16,9 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "digit_scenes": digit_scenes.open_scenes,
     "folder": folder.open_folder,
     "pairs": pairs.open_pairs,
+    "coco": coco_objects.open_coco,
+    "voc": voc.open_voc,
+    "yolo": yolo.open_yolo,
     "coco_panoptic": coco.open_panoptic,
     "coco_stuff": coco.open_stuff,
     "fake": fake.open_fake,

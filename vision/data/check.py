@@ -6,10 +6,11 @@ import numpy as np
 
 from vision.data import scan
 from vision.data.label_maps import IGNORE
-from vision.data.source import Source
+from vision.data.source import NOTHING, Findings, Source
 from vision.errors import UsageError
 
-_LISTED = 4  # classes of pixels; of more, only the range is told
+_LISTED = 4  # classes of pixels or objects; of more, only the range is told
+_NAMED = 3  # annotations and images that are left out; of more, only the number is told
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,10 +22,12 @@ class Report:
         split: of the data set.
         num_examples: in the split.
         class_names: the name of each class; () without classes.
-        class_counts: examples of each class; () without labels.
+        class_counts: examples of each class, or objects; () without labels.
         pixel_counts: pixels of each class; () without label maps.
         ignored_pixels: pixels that are to be ignored.
         unreadable: what is wrong with the label maps that cannot be read.
+        empty: images without objects; None where they are not counted.
+        findings: the annotations and images of objects that are left out, and the boxes that are clipped.
     """
 
     name: str
@@ -35,13 +38,15 @@ class Report:
     pixel_counts: tuple[int, ...] = ()
     ignored_pixels: int = 0
     unreadable: tuple[str, ...] = ()
+    empty: int | None = None
+    findings: Findings = NOTHING
 
     def __str__(self) -> str:
         parts = [f"{self.name} {self.split}: {self.num_examples:,} examples"]
         if self.class_counts:
-            low, high = min(self.class_counts), max(self.class_counts)
-            each = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-            parts.append(f"{_classes(len(self.class_counts))} of {each}")
+            parts.append(self._classes())
+        if self.empty:
+            parts.append(f"{_counted(self.empty, 'image')} without objects")
         if self.pixel_counts:
             parts += self._pixels()
         counts = self.class_counts or self.pixel_counts
@@ -53,7 +58,28 @@ class Report:
             count = len(self.unreadable)
             which = "label map cannot be read, that" if count == 1 else "label maps cannot be read, such as that"
             parts.append(f"{count} {which} of {self.unreadable[0]}")
-        return ", ".join(parts)
+        return ", ".join(parts + self._left_out())
+
+    def _left_out(self) -> list[str]:
+        """What the source has left out or clipped, the first few by name."""
+        parts = []
+        for what, found in (("annotation", self.findings.bad_annotations), ("image", self.findings.bad_images)):
+            if found:
+                more = "; ..." if len(found) > _NAMED else ""
+                parts.append(f"{_counted(len(found), what)} left out ({'; '.join(found[:_NAMED])}{more})")
+        if self.findings.clipped:
+            parts.append(f"{_counted(self.findings.clipped, 'box', 'boxes')} clipped to the image")
+        return parts
+
+    def _classes(self) -> str:
+        """The number of classes, and of the examples or objects of each."""
+        number = _counted(len(self.class_counts), "class", "classes")
+        if self.empty is not None and len(self.class_counts) <= _LISTED:
+            each = zip(self._names(len(self.class_counts)), self.class_counts, strict=True)
+            return f"{number} of objects: {', '.join(f'{name} {count:,}' for name, count in each)}"
+        low, high = min(self.class_counts), max(self.class_counts)
+        count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        return f"{number} of {count}{'' if self.empty is None else ' objects'}"
 
     def _names(self, count: int) -> tuple[str, ...]:
         return self.class_names or tuple(str(label) for label in range(count))
@@ -66,7 +92,7 @@ class Report:
             for count, name in zip(self.pixel_counts, self._names(len(self.pixel_counts)), strict=False)
         ]
         seen = sorted((share for share in shares if share[0]), reverse=True)
-        first = f"{_classes(len(shares))} of pixels"
+        first = f"{_counted(len(shares), 'class', 'classes')} of pixels"
         if len(seen) <= _LISTED:
             parts = [f"{name} {_percent(share)}" for share, name in shares if share]
         else:
@@ -77,8 +103,8 @@ class Report:
         return [": ".join([first, *parts[:1]]), *parts[1:]]
 
 
-def _classes(count: int) -> str:
-    return "1 class" if count == 1 else f"{count} classes"
+def _counted(count: int, one: str, many: str = "") -> str:
+    return f"1 {one}" if count == 1 else f"{count:,} {many or one + 's'}"
 
 
 def _percent(share: float) -> str:
@@ -113,7 +139,7 @@ def check(source: Source, num_classes: int | None = None, where: str = "data") -
                 f"{where}.name: {source.name!r} has no labels, which a model with {num_classes} classes needs."
             )
         return Report(source.name, source.split, len(source))
-    count = known or num_classes or int(labels.max()) + 1
+    count = known or num_classes or int(labels.max(initial=0)) + 1
     wrong = np.flatnonzero((labels < 0) | (labels >= count))
     if wrong.size:
         first = int(wrong[0])
@@ -122,8 +148,16 @@ def check(source: Source, num_classes: int | None = None, where: str = "data") -
             f"{where}.name: {holder} has the label {labels[first]}, but labels are 0 to {count - 1} "
             f"({wrong.size} such in the split)."
         )
-    counts = np.bincount(labels, minlength=count)
-    return Report(source.name, source.split, len(source), source.class_names, tuple(counts.tolist()))
+    objects = source.object_counts
+    return Report(
+        source.name,
+        source.split,
+        len(source),
+        source.class_names,
+        tuple(np.bincount(labels, minlength=count).tolist()),
+        empty=None if objects is None else int((objects == 0).sum()),
+        findings=source.findings,
+    )
 
 
 def _check_pixels(source: Source, num_classes: int | None, where: str) -> Report:

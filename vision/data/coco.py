@@ -10,6 +10,7 @@ import numpy as np
 from vision.data import cache, splits
 from vision.data.images import BadImage, read
 from vision.data.label_maps import IGNORE, MAX_CLASSES, decode_colours, pack
+from vision.data.regions import region_mask
 from vision.data.source import Source
 from vision.errors import UsageError, unknown_name
 
@@ -147,7 +148,7 @@ def open_panoptic(
     Raises:
         UsageError: no such folder or split, or the JSON file is not of this format.
     """
-    name, low, high, content, file = _open(path, split, json, where)
+    name, low, high, content, file = read_json(path, split, json, where)
     image_files, png_files, starts, segments, classes = [], [], [0], [], []
     try:
         labels, names = _categories(content, where, file)
@@ -163,7 +164,7 @@ def open_panoptic(
             classes += [label for _, label in found]
             starts.append(len(segments))
     except (KeyError, TypeError) as error:
-        raise _malformed(file, error, where) from None
+        raise malformed(file, error, where) from None
     records = PanopticRecords(
         tuple(image_files),
         tuple(png_files),
@@ -201,7 +202,7 @@ def open_stuff(
     Raises:
         UsageError: no such folder or split, an unknown category, or the JSON file is not of this format.
     """
-    name, low, high, content, file = _open(path, split, json, where)
+    name, low, high, content, file = read_json(path, split, json, where)
     try:
         labels, names = _categories(content, where, file)
         for one in classes:
@@ -229,68 +230,25 @@ def open_stuff(
             file,
         )
     except (KeyError, TypeError) as error:
-        raise _malformed(file, error, where) from None
+        raise malformed(file, error, where) from None
     return Source(f"coco_stuff:{path}", split, records, (("background",) if background else ()) + (classes or names))
 
 
-def region_mask(region: Any, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool of a region: polygons [[x0, y0, x1, y1, ...], ...], or run lengths {"size", "counts"}.
+def read_json(path: str, split: str, pattern: str, where: str) -> tuple[str, float, float, dict, str]:
+    """The file that belongs to a split.
 
-    Polygons are drawn with the pixels whose centres they hold; run lengths go down the columns, beginning with zeros.
+    Args:
+        path: the folder.
+        split: with a range of hashes, or without.
+        pattern: the file's path in the folder, with "{split}".
+        where: the place of the section in the configuration, for messages.
+
+    Returns:
+        The split without its range, the range's ends in percent, the content of the JSON file, and its path.
 
     Raises:
-        UsageError: it is neither, or of another size.
+        UsageError: there is no such file, or it is no JSON file.
     """
-    height, width = size
-    if isinstance(region, dict):
-        counts = region["counts"]
-        counts = run_lengths(counts) if isinstance(counts, str) else np.asarray(counts)
-        if tuple(region["size"]) != (height, width) or counts.sum() != height * width or (counts < 0).any():
-            raise UsageError(
-                f"run lengths of {int(counts.sum())} pixels and size {region['size']} for an image of {height}x{width}"
-            )
-        values = np.arange(len(counts)) % 2 == 1
-        return np.repeat(values, counts).reshape(width, height).T
-    mask = np.zeros(size, bool)
-    for polygon in region:
-        mask |= _polygon_mask(np.asarray(polygon, np.float64).reshape(-1, 2), size)
-    return mask
-
-
-def _polygon_mask(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool: the pixels whose centres are inside, by the even-odd rule."""
-    height, width = size
-    (x0, y0), (x1, y1) = (points.T[:, :, None] for points in (corners, np.roll(corners, -1, axis=0)))
-    centres = np.arange(height) + 0.5
-    edges, rows = np.nonzero((y0 <= centres) != (y1 <= centres))
-    x0, y0, x1, y1 = (value[edges, 0] for value in (x0, y0, x1, y1))
-    crossings = x0 + (centres[rows] - y0) * (x1 - x0) / (y1 - y0)
-    first = np.clip(np.ceil(crossings - 0.5), 0, width).astype(int)  # the pixel whose centre comes next
-    turns = np.bincount(rows * (width + 1) + first, minlength=height * (width + 1)).reshape(height, width + 1)
-    return np.cumsum(turns, axis=1)[:, :width] % 2 == 1
-
-
-def run_lengths(text: str) -> np.ndarray:
-    """The numbers in COCO's compressed run lengths.
-
-    Each character holds five bits, the lowest first, and in the sixth whether another one follows; negative numbers are
-    in two's complement. From the fourth number on, it is the difference to the last but one.
-    """
-    counts, place = [], 0
-    while place < len(text):
-        value, shift, more = 0, 0, True
-        while more:
-            bits = ord(text[place]) - 48
-            value |= (bits & 31) << shift
-            more, shift, place = bool(bits & 32), shift + 5, place + 1
-        if bits & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-    return np.array(counts, np.int64)
-
-
-def _open(path: str, split: str, pattern: str, where: str) -> tuple[str, float, float, dict, str]:
-    """(split, range of hashes, content of the JSON file, its path)."""
     name, low, high = splits.parse(split, where)
     file = os.path.join(os.path.expanduser(path), pattern.replace("{split}", name))
     try:
@@ -313,6 +271,7 @@ def _categories(content: dict, where: str, file: str) -> tuple[dict[int, int], t
     return {category["id"]: label for label, category in enumerate(content["categories"])}, names
 
 
-def _malformed(file: str, error: Exception, where: str) -> UsageError:
+def malformed(file: str, error: Exception, where: str) -> UsageError:
+    """The error for a JSON file in which something is not where COCO's format has it."""
     missing = f"lacks {error}" if isinstance(error, KeyError) else str(error)
     return UsageError(f"{where}.source.json: {file} is not of COCO's format: it {missing}.")

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vision.data import splits
-from vision.data.images import SUFFIXES
+from vision.data import image_files, splits
 from vision.data.source import Source
 from vision.data.splits import HASH_SPLITS, SPLIT_FOLDERS, percentile, subfolders
 from vision.errors import UsageError, unknown_name
@@ -78,7 +77,7 @@ def open_folder(path: str, split: str, where: str = "data") -> Source:
         low, high = splits.within(name, low, high)
     files, labels = [], []
     for label, class_name in enumerate(class_names):
-        found = _images(os.path.join(base, class_name))
+        found = image_files.below(os.path.join(base, class_name))
         if not found and not may_lack_classes:
             raise UsageError(f"{where}.name: the class folder {os.path.join(base, class_name)} has no image.")
         chosen = [file for file in found if low <= percentile(os.path.relpath(file, base)) < high]
@@ -94,13 +93,3 @@ def _classes(folder: str, where: str) -> tuple[str, ...]:
             f"{where}.name: {folder} has no subfolders; one folder per class is expected, such as cat/ and dog/."
         )
     return names
-
-
-def _images(folder: str) -> list[str]:
-    """The image files in a folder and below, sorted."""
-    found = []
-    for directory, deeper, names in os.walk(folder, followlinks=True):
-        deeper[:] = sorted(name for name in deeper if not name.startswith("."))
-        images = (name for name in names if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES)
-        found.extend(os.path.join(directory, name) for name in images)
-    return sorted(found)

@@ -68,6 +68,27 @@ def size(image: bytes | str | os.PathLike | np.ndarray) -> tuple[int, int]:
     return _header_size(data) or decode(image).shape[:2]
 
 
+def whole_size(image: bytes | str | os.PathLike) -> tuple[int, int]:
+    """`size` of an encoded image that has been looked at to its end: that of a JPEG or PNG file is not cut off.
+
+    Raises:
+        BadImage: as `decode`; but damage between a file's header and its end may go unnoticed.
+    """
+    if isinstance(image, bytes):
+        _check_whole(image)
+        return size(image)
+    try:
+        with open(image, "rb") as file:
+            data = file.read(_HEADER_BYTES)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 2))
+            end = file.read()
+    except OSError as error:
+        raise BadImage((error.strerror or str(error)).lower()) from None
+    if data.startswith(_JPEG_START) and end == _JPEG_END:
+        return _header_size(data) or decode(image).shape[:2]
+    return whole_size(read(image))
+
+
 def decoded(image: object) -> np.ndarray:
     """The image of an example, which must have been decoded."""
     if not isinstance(image, np.ndarray):
@@ -231,15 +252,36 @@ def _header_size(data: bytes) -> tuple[int, int] | None:
     if data.startswith(_PNG_START) and len(data) >= 24:
         turned = b"eXIf" in data
         return None if turned else (int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"))
-    position = 2
+    position, sideways = 2, False
     while data.startswith(_JPEG_START) and position + 9 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xE1 and data[position + 4 : position + 8] == b"Exif":
-            return None
+            turn = _orientation(data[position + 10 : position + 2 + int.from_bytes(data[position + 2 : position + 4])])
+            if turn is None or sideways:
+                return None
+            sideways = turn >= 5  # EXIF 2.3, 4.6.4: rows are columns
         # ITU-T T.81, B.2.2: the frame header, of one of the coding processes; C4, C8 and CC are something else.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height = int.from_bytes(data[position + 5 : position + 7], "big")
             width = int.from_bytes(data[position + 7 : position + 9], "big")
-            return (height, width) if height and width else None
+            if not (height and width):
+                return None
+            return (width, height) if sideways else (height, width)
         position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
     return None
+
+
+def _orientation(tiff: bytes) -> int | None:
+    """The orientation, 1 to 8, in the EXIF data of a JPEG file, 1 where there is none; None where that is not clear."""
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(tiff[:4])
+    start = int.from_bytes(tiff[4:8], order) if order else 0
+    if start < 8 or start + 2 > len(tiff):
+        return None
+    count = int.from_bytes(tiff[start : start + 2], order)
+    if start + 2 + 12 * count > len(tiff):
+        return None
+    # TIFF 6.0, section 2: entries of a tag, a type, a count and a value, here a number of 16 bits.
+    entries = (tiff[place : place + 12] for place in range(start + 2, start + 2 + 12 * count, 12))
+    values = [entry[8:10] for entry in entries if int.from_bytes(entry[:2], order) == 0x0112]
+    turn = int.from_bytes(values[0], order) if values else 1
+    return turn if len(values) < 2 and 1 <= turn <= 8 else None

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,6 +34,9 @@ class Records(Protocol):
     # And, where it costs less than reading the record and the header of its image:
     # def size(self, index: int) -> tuple[int, int]:
     #     """Height and width of a record's image."""
+    # And where a record has `boxes` that can be counted without reading it:
+    # def counts(self) -> np.ndarray:
+    #     """(N,) objects in each record."""
 
 
 class SegmentationRecords(Records, Protocol):
@@ -48,6 +51,23 @@ class SegmentationRecords(Records, Protocol):
         ...
 
 
+class Findings(NamedTuple):
+    """What a source has found in annotations of objects when it was opened.
+
+    Attributes:
+        bad_annotations: of each annotation that is left out its file, the object and the reason.
+        bad_images: of each image that is left out its file and the reason.
+        clipped: boxes that stood out of their images and end where the images end.
+    """
+
+    bad_annotations: tuple[str, ...] = ()
+    bad_images: tuple[str, ...] = ()
+    clipped: int = 0
+
+
+NOTHING = Findings()
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
     """One split of a data set.
@@ -57,12 +77,16 @@ class Source:
         split: as given in the configuration: "train", "train[:90%]".
         records: the records.
         class_names: the name of each class id; () when the data set has no classes.
+        keypoint_names: the name of each keypoint; () when the data set has none, or no names for them.
+        findings: what is left out.
     """
 
     name: str
     split: str
     records: Records
     class_names: tuple[str, ...] = ()
+    keypoint_names: tuple[str, ...] = ()
+    findings: Findings = NOTHING
 
     def __len__(self) -> int:
         return len(self.records)
@@ -75,6 +99,11 @@ class Source:
     def has_segmentation(self) -> bool:
         """Whether the classes are those of pixels: the records are `SegmentationRecords`."""
         return hasattr(self.records, "segmentation")
+
+    @functools.cached_property
+    def object_counts(self) -> np.ndarray | None:
+        """(N,) objects in each record, where the records tell without being read; else None."""
+        return self.records.counts() if hasattr(self.records, "counts") else None
 
     @functools.cached_property
     def labels(self) -> np.ndarray | None:
