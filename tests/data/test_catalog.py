@@ -38,6 +38,37 @@ def test_fake_label_maps():
         open_source("fake_segmentation:8x8", "any")
 
 
+def fake_objects(**options):
+    return open_source("fake_detection:20x33x3:4:10", "any", options=options)
+
+
+def test_fake_objects():
+    source = fake_objects(max_objects=3, annotations="masks")
+    assert (len(source), source.class_names) == (10, ("0", "1", "2", "3"))
+    report = check(source, 4)
+    assert sum(report.class_counts) == 0 + 1 + 2 + 3 + 0 + 1 + 2 + 3 + 0 + 1 and report.empty == 3
+    classes = []
+    for index in range(10):
+        record = source.records[index]
+        boxes, valid, masks = record["boxes"], record["valid"], record["masks"]
+        assert valid.sum() == source.object_counts[index] == index % 4 and not boxes[~valid].any()
+        assert (boxes[valid, :2] >= 0).all() and (boxes[valid, 2:] <= (33, 20)).all()
+        assert masks.shape == (3, 20, 33) and masks.sum(axis=(1, 2)).tolist() == record["area"].tolist()
+        assert (record["area"] > 0).tolist() == valid.tolist() and record["crowd"].shape == (3,)
+        classes += record["classes"][valid].tolist()
+    assert source.labels.tolist() == classes
+    keypoints = fake_objects(annotations="keypoints", keypoints=5).records[8]["keypoints"]
+    assert keypoints.shape == (8, 5, 3) and set(np.unique(keypoints[..., 2])) == {0, 1, 2}
+    one = fake_objects(max_objects=1)
+    assert [one.records[i]["label"] for i in range(5)] == [0, 1, 2, 3, 0] == one.labels[:5].tolist()
+    batch = create("fake_detection:8x8x3:2", "any", 2, "decode", train=False).batch(0)
+    assert batch["boxes"].shape == (2, 8, 4) and "label" not in batch
+    with pytest.raises(UsageError, match=r"data.source.max_objects: expected at least 1, given 0"):
+        fake_objects(max_objects=0)
+    with pytest.raises(UsageError, match="not of the form fake_detection:HEIGHTx"):
+        open_source("fake_detection:8x8", "any")
+
+
 def complete(**train):
     config = configs.load("configs/digits.py:linear")
     config.data.train.update(train)

@@ -1,5 +1,6 @@
 """Decoding against Pillow, and every way in which an image can be bad."""
 
+import functools
 import io
 import os
 
@@ -204,12 +205,46 @@ def test_sizes_of_other_jpegs_are_read_from_the_header(options, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize("orientation", range(10))
 def test_sizes_are_those_of_the_upright_image(kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(picture("RGB", 37, 61), kind, exif=exif)
     assert images.size(data) == decode(data).shape[:2]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", [b"II*\0", b"MM\0*"])
+def test_sizes_of_turned_jpegs_are_read_from_the_header(orientation, order, monkeypatch):
+    size = functools.partial(int.to_bytes, byteorder="little" if order == b"II*\0" else "big")
+    # TIFF 6.0, section 2: the number of entries, of each its tag, type, count and value; here the maker and the turn.
+    maker = size(0x010F, 2) + size(2, 2) + size(4, 4) + b"ACM\0"
+    turn = size(0x0112, 2) + size(3, 2) + size(1, 4) + size(orientation, 2) + b"\0\0"
+    exif = b"Exif\0\0" + order + size(8, 4) + size(2, 2) + maker + turn + size(0, 4)
+    data = encode(picture("RGB", 37, 61), "JPEG", exif=exif)
+    expected = decode(data).shape[:2]
+    assert expected == ((61, 37) if orientation >= 5 else (37, 61))
+    monkeypatch.setattr(images, "decode", None)
+    assert images.size(data) == expected
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP"])
+def test_sizes_of_whole_files(kind, tmp_path):
+    data = encode(picture("RGB", 37, 61), kind)
+    (tmp_path / "image").write_bytes(data)
+    assert images.whole_size(data) == images.whole_size(tmp_path / "image") == (37, 61)
+    for content in (data[: len(data) // 2], data[:-20], b"", b"text"):
+        if kind == "BMP" and len(content) == len(data) - 20:
+            continue  # what is missing of such a file is black
+        (tmp_path / "image").write_bytes(content)
+        for given in (content, tmp_path / "image"):
+            with pytest.raises(BadImage):
+                images.whole_size(given)
+    with pytest.raises(BadImage, match="no such file"):
+        images.whole_size(tmp_path / "missing.jpg")
+    if kind == "JPEG":
+        (tmp_path / "image").write_bytes(data + b"\0\0trailer")
+        assert images.whole_size(tmp_path / "image") == (37, 61)
 
 
 def test_sizes_of_bad_images():

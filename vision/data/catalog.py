@@ -23,6 +23,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "coco_stuff": coco.open_stuff,
     "fake": fake.open_fake,
     "fake_segmentation": fake.open_fake_segmentation,
+    "fake_detection": fake.open_fake_detection,
 }
 # Arguments of these functions that are no options.
 FACTS = ("name", "rest", "path", "split", "where")
@@ -33,9 +34,9 @@ def open_source(name: str, split: str, where: str = "data", options: Mapping[str
 
     Args:
         name: "digits"; "digit_scenes"; "folder:PATH", one folder per class; "pairs:PATH", images and label maps;
-            "coco_panoptic:PATH", "coco_stuff:PATH"; "fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]" and
-            "fake_segmentation:...", random images; or any TFDS name that is prepared as ArrayRecord: "cifar10",
-            "imagenet2012", "name/config:version".
+            "coco_panoptic:PATH", "coco_stuff:PATH"; "coco:PATH", "voc:PATH", "yolo:PATH", images and objects;
+            "fake:HEIGHTxWIDTHxCHANNELS:CLASSES[:EXAMPLES]", "fake_segmentation:..." and "fake_detection:...", random
+            images; or any TFDS name that is prepared as ArrayRecord: "cifar10", "imagenet2012", "name/config:version".
         split: a split of the data set, or a slice of one as TFDS writes it: "train", "train[:90%]".
         where: the place of the section in the configuration, for messages.
         options: further keyword arguments of the function that `opener` gives for the name.

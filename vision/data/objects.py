@@ -117,6 +117,7 @@ class Annotations:
         boxes: (M, 4) x0, y0, x1, y1 in pixels, x1 and y1 exclusive; may be anything, NaN for what is no number.
         classes: (M,) their classes; those below 0 are unknown.
         name: row -> what a message calls an object: "data/a.xml: object 3 (dog)".
+        inclusive: whether the boxes count pixels from 1, and x1 and y1 are the last within; they are converted.
         reasons: {row: what is wrong} as far as that was seen already.
         crowd: (M,) bool, or None.
         area: (M,), or None.
@@ -128,6 +129,7 @@ class Annotations:
     boxes: np.ndarray
     classes: np.ndarray
     name: Callable[[int], str]
+    inclusive: bool = False
     reasons: dict[int, str] = dataclasses.field(default_factory=dict)
     crowd: np.ndarray | None = None
     area: np.ndarray | None = None
@@ -148,8 +150,9 @@ def open_objects(
     """Checks the annotations of a split and makes records of those that are good.
 
     An annotation is bad if its box is not of four finite numbers, is of no width or height, or lies outside its image;
-    if its class is unknown; or if it has a segmentation or keypoints that cannot be read. A box that is partly outside
-    its image ends where the image ends; those that stand out by more than a pixel are counted.
+    if its class is unknown; or if it has a segmentation or keypoints that cannot be read. One that begins and ends at
+    the same pixel is a click and no object, so it has no size where corners are inclusive, too. A box that is partly
+    outside its image ends where the image ends; those that stand out by more than a pixel are counted.
 
     Args:
         name: of the data set.
@@ -185,7 +188,7 @@ def open_objects(
     kept[list(damaged)] = False
     kept &= (counts > 0) | options.empty
     places = np.flatnonzero(kept)
-    boxes, clipped = _clipped(_numbers(found.boxes)[rows], shapes[found.images[rows]])
+    boxes, clipped = _clipped(_converted(found)[rows], shapes[found.images[rows]])
     records = ObjectRecords(
         images=images.take(places),
         sizes=shapes[places].astype(np.int32),
@@ -207,6 +210,11 @@ def _numbers(boxes: np.ndarray) -> np.ndarray:
         return np.asarray(boxes).astype(np.float32).reshape(-1, 4)
 
 
+def _converted(found: Annotations) -> np.ndarray:
+    """(M, 4) float32 with x1 and y1 exclusive."""
+    return _numbers(found.boxes) - np.array([1, 1, 0, 0] if found.inclusive else [0] * 4, np.float32)
+
+
 def _of(values: np.ndarray | None, rows: np.ndarray, dtype: Any) -> np.ndarray | None:
     return None if values is None else np.asarray(values, dtype)[rows]
 
@@ -215,14 +223,15 @@ def _reasons(found: Annotations, sizes: np.ndarray, left_out: np.ndarray) -> tup
     """{row: what is wrong} in order of the rows, without those whose image is left out; and the regions."""
     boxes = _numbers(found.boxes)
     height, width = sizes[found.images].T if len(boxes) else np.zeros((2, 0))
-    x0, y0, x1, y1 = boxes.T
     finite = np.isfinite(boxes).all(axis=1)
+    extent = np.where(finite[:, None], boxes[:, 2:], np.nan) - boxes[:, :2]
+    x0, y0, x1, y1 = _converted(found).T
     # The first of these that holds of a box is said of it; comparisons with NaN are false.
     mistakes = {
-        "the box has no size: {box}": finite & ((x1 == x0) | (y1 == y0)),
-        "the box has a negative size: {box}": (x1 < x0) | (y1 < y0),
-        "the box lies outside the image of {size}: {box}": (x0 >= width) | (y0 >= height) | (x1 <= 0) | (y1 <= 0),
         "the box is not of numbers: {box}": ~finite,
+        "the box has a negative size: {box}": (extent < 0).any(axis=1),
+        "the box has no size: {box}": (extent == 0).any(axis=1),
+        "the box lies outside the image of {size}: {box}": (x0 >= width) | (y0 >= height) | (x1 <= 0) | (y1 <= 0),
         "its class is unknown": np.asarray(found.classes) < 0,
     }
     reasons = {}

@@ -43,7 +43,7 @@ def create(
 
     Args:
         name: the data set: "digits", "digit_scenes", "folder:PATH", "pairs:PATH", "coco_panoptic:PATH",
-            "fake:32x32x3:10", or a prepared TFDS name such as "cifar10".
+            "coco:PATH", "voc:PATH", "yolo:PATH", "fake:32x32x3:10", or a prepared TFDS name such as "cifar10".
         split: "train", "test", or a slice of one: "train[:90%]".
         batch_size: examples per step, over all hosts and devices.
         transforms: what is done to each example, as in "decode|random_resized_crop(224)|flip"; "weights": what the

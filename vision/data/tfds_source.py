@@ -9,13 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vision.data import cache, class_tables
+from vision.data import cache, class_tables, tfds_objects
 from vision.data.builders import default_data_dir
 from vision.data.label_maps import IdTable
+from vision.data.objects import Options
 from vision.data.source import Source
 from vision.errors import UsageError, nearest, unknown_name
 
 _CHUNK = 1024  # examples read at once when only their labels are wanted
+_LONG = 100_000  # examples; below, nobody wonders what takes so long
 
 # What the ids in the label maps of TFDS data sets mean, by the name's first part: "cityscapes/semantic_segmentation".
 LABEL_MAPS: dict[str, class_tables.Table] = {
@@ -62,25 +64,30 @@ class PreparedSplit:
         return f"{os.path.realpath(self.directory)} {self.split} {os.stat(info).st_mtime_ns}"
 
     def labels(self, column: str, read: Callable[[dict[str, Any]], Any]) -> np.ndarray:
-        """(M,) int32: `read(example)`, one number or several, of all examples.
+        """(M,) int32: `read(example)`, one number or several, of all examples; as `table`."""
+        return self.table(column, read, np.int32)
+
+    def table(self, column: str, read: Callable[[dict[str, Any]], Any], dtype: Any) -> np.ndarray:
+        """(M, ...) what `read` says of all examples, one after the other.
 
         They are read once, for the whole examples must be, and kept in the user's cache folder.
 
         Args:
             column: what is read, in words.
-            read: an example to its labels.
+            read: an example to a number, or to (m, ...) of them.
+            dtype: of the result.
         """
         key = f"{self.fingerprint()} {column}"
-        labels = cache.load("labels", key)
-        if labels is not None:
-            return labels
-        if len(self) > 100_000:
+        table = cache.load("labels", key)
+        if table is not None:
+            return table
+        if len(self) > _LONG:
             logging.info("Reading the labels of %s/%s, once.", self.name, self.split)
         chunks = (range(start, min(start + _CHUNK, len(self))) for start in range(0, len(self), _CHUNK))
         found = [np.atleast_1d(read(example)) for chunk in chunks for example in self._data.__getitems__(chunk)]
-        labels = np.concatenate(found).astype(np.int32) if found else np.zeros(0, np.int32)
-        cache.save("labels", key, labels)
-        return labels
+        table = np.concatenate(found).astype(dtype) if found else np.zeros(0, dtype)
+        cache.save("labels", key, table)
+        return table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +168,17 @@ def open_prepared(
     split: str,
     where: str = "data",
     *,
-    annotations: Literal["label", "segmentation"] | None = None,
+    annotations: Literal["label", "segmentation", "boxes"] | None = None,
     image_key: str | None = None,
     label_key: str | None = None,
     segmentation_key: str | None = None,
+    objects_key: str | None = None,
     classes: tuple[str, ...] = (),
     ids: tuple[int, ...] = (),
     ignore: tuple[int, ...] | Literal["others"] | None = None,
+    max_objects: int | None = None,
+    empty: bool = True,
+    on_bad_annotation: Literal["drop", "stop"] = "drop",
 ) -> Source:
     """Opens a split of any TFDS data set by its name: "cifar10", "name/config", "name:1.0.0".
 
@@ -175,15 +186,19 @@ def open_prepared(
         name: of the data set.
         split: a split of it, or a slice of one.
         where: the place of the section in the configuration, for messages.
-        annotations: "label", a class for each image, or "segmentation", a class for each pixel; by default the first
-            that the data set has.
+        annotations: "label", a class for each image; "segmentation", a class for each pixel; or "boxes", objects with
+            boxes. By default the first of these that the data set has.
         image_key: the feature that is the image; by default the data set's input, or its first image.
         label_key: the feature that is the class; by default the data set's target, or its first class.
         segmentation_key: the feature that is the label map; by default the image of one channel, or the second image.
+        objects_key: the feature that is a sequence of objects with boxes; by default the first.
         classes: names of the classes of pixels; by default those known for the data set.
         ids: the id, in the label maps, of each class of pixels; by default 0, 1, ... or those known for the data set.
         ignore: ids, in the label maps, that become 255, or "others" for all that are no class; by default (255,) or
             those known for the data set.
+        max_objects: objects a record has room for; by default the largest number in the split.
+        empty: keep images without objects.
+        on_bad_annotation: "drop" leaves bad annotations and damaged images out and reports them, "stop" lists them.
 
     Raises:
         UsageError: it is not prepared, or not as ArrayRecord (says which command prepares it), or lacks what is asked.
@@ -202,17 +217,22 @@ def open_prepared(
     image = _chosen(data, image_key, image, f"{where}.source.image_key")
     label = _chosen(data, label_key, label, f"{where}.source.label_key")
     segmentation = _chosen(data, segmentation_key, segmentation, f"{where}.source.segmentation_key")
+    objects = _chosen(data, objects_key, tfds_objects.feature(data.features), f"{where}.source.objects_key")
     _check_image(data, image, where)
     if annotations is None:
         asked = segmentation_key or classes or ids or ignore
         annotations = "segmentation" if segmentation and (asked or not label) else "label"
+        if objects and (objects_key or not (label or segmentation)):
+            annotations = "boxes"
+    if annotations == "boxes":
+        if objects is None:
+            raise _lacks(data, "objects with boxes", "objects_key", where)
+        options = Options(on_bad_annotation, max_objects, empty, where)
+        return tfds_objects.open_boxes(data, image, objects, options)
     if annotations == "label":
         return _labelled(data, image, label)
     if segmentation is None:
-        raise UsageError(
-            f"{where}.source.annotations: {name!r} has no label map; its features are "
-            f"{', '.join(sorted(data.features))}. Name one by segmentation_key."
-        )
+        raise _lacks(data, "label map", "segmentation_key", where)
     known = LABEL_MAPS.get(re.split(r"[/:]", name)[0], class_tables.Table(()))
     table = class_tables.resolve(known, classes, ids, ignore, f"{where}.source")
     return Source(name, split, TfdsSegmentationRecords(data, image, segmentation, table.ids_table()), table.names)
@@ -259,6 +279,13 @@ def _check_image(data: PreparedSplit, image: str | None, where: str) -> None:
     if image is None:
         features = ", ".join(sorted(data.features))
         raise UsageError(f"{where}.name: {data.name!r} has no image; its features are {features}.")
+
+
+def _lacks(data: PreparedSplit, what: str, key: str, where: str) -> UsageError:
+    return UsageError(
+        f"{where}.source.annotations: {data.name!r} has no {what}; its features are "
+        f"{', '.join(sorted(data.features))}. Name one by {key}."
+    )
 
 
 def _chosen(data: PreparedSplit, given: str | None, default: str | None, where: str) -> str | None:

@@ -131,7 +131,6 @@ def _text(element: ElementTree.Element, path: str) -> str:
 
 
 def _table(files: Sequence[str], contents: Sequence[_Content], classes: Sequence[str], inclusive: bool) -> Annotations:
-    """The objects of all files; those without a size as their file has it are bad, be the corners inclusive or not."""
     counts = np.array([len(content.names) for content in contents], np.int64)
     images = np.repeat(np.arange(len(contents)), counts)
     first = np.concatenate([[0], np.cumsum(counts)])
@@ -140,21 +139,19 @@ def _table(files: Sequence[str], contents: Sequence[_Content], classes: Sequence
     boxes = np.array([[_number(text) for text in corners] for corners in texts], np.float64).reshape(-1, 4)
     reasons = {}
     for row, corners in enumerate(texts):
-        told = ", ".join(f"{side} {text or 'missing'}" for side, text in zip(_CORNERS, corners, strict=True))
         if not np.isfinite(boxes[row]).all():
+            told = ", ".join(f"{side} {text or 'missing'}" for side, text in zip(_CORNERS, corners, strict=True))
             reasons[row] = f"the box is not of numbers: {told}"
-        elif (boxes[row, 2:] <= boxes[row, :2]).any():
-            size = "a negative" if (boxes[row, 2:] < boxes[row, :2]).any() else "no"
-            reasons[row] = f"the box has {size} size: {told}"
         elif names[row] not in classes:
             reasons[row] = f"its class is unknown: {names[row]!r}"
     labels = {name: label for label, name in enumerate(classes)}
     return Annotations(
         images=images,
-        boxes=boxes - (1, 1, 0, 0) if inclusive else boxes,
+        boxes=boxes,
         classes=np.array([labels.get(name, -1) for name in names], np.int64),
         name=lambda row: f"{files[images[row]]}: object {row - first[images[row]] + 1} ({names[row]})",
         reasons=reasons,
+        inclusive=inclusive,
         crowd=np.array([one for content in contents for one in content.difficult], bool),
     )
 

@@ -109,7 +109,7 @@ def _files(root: str, split: str, given: str | None, content: dict[str, Any], wh
     """The folder of a split's images, "" for a list, and the images."""
     if given is not None:
         wanted = [given.replace("{split}", split)]
-    elif split in content:
+    elif content.get(split):
         wanted = content[split] if isinstance(content[split], list) else [content[split]]
     else:
         wanted = [f"images/{split}" if os.path.isdir(os.path.join(root, "images", split)) else f"{split}/images"]
@@ -120,7 +120,7 @@ def _files(root: str, split: str, given: str | None, content: dict[str, Any], wh
         tries = [os.path.normpath(os.path.join(base, one)) for one in (entry, entry.lstrip("./")) for base in bases]
         place = next((one for one in tries if os.path.exists(one)), None)
         if place is None:
-            folders = [key for key in _SPLIT_KEYS if key in content] or sorted(
+            folders = [key for key in _SPLIT_KEYS if content.get(key)] or sorted(
                 {*splits.subfolders(root), *_subfolders(os.path.join(root, "images"))} - {"images", "labels"}
             )
             if given is None and split not in folders:
