@@ -97,7 +97,9 @@ def test_kinds_of_annotations():
     boxes = open_source("digit_scenes", "test", options=dict(annotations="boxes"))
     assert boxes.class_names == tuple("0123456789") and not boxes.has_segmentation
     assert set(boxes.records[0]) == {"image", "boxes", "classes", "valid", "visible"}
-    assert sum(check(boxes, 10).class_counts) == len(boxes.labels)
+    assert boxes.object_counts.tolist() == [boxes.records[index]["valid"].sum() for index in range(10)]
+    report = check(boxes, 10)
+    assert sum(report.class_counts) == len(boxes.labels) == boxes.object_counts.sum() and report.empty == 0
     with pytest.raises(UsageError, match="10 classes, while the model has 11"):
         check(boxes, 11)
 

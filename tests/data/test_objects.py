@@ -184,7 +184,9 @@ def test_the_report(folder):
     names = tuple("abcdefg")
     many = [(0, label, (0, 0, 2, 3)) for label in range(7)] + [(1, 6, (0, 0, 0, 0))] * 5
     text = str(check(opened(folder, many, class_names=names, damaged={2: "it is cut off"}), 7))
-    assert "2 examples, 7 classes of 1 objects, 1 image without objects, 5 annotations left out (object 7: " in text
+    assert (
+        "2 examples, 7 classes of 1 objects each, 1 image without objects, 5 annotations left out (object 7: " in text
+    )
     assert text.count("no size") == 3 and text.endswith(f"; ...), 1 image left out ({folder / '2.jpg'}: it is cut off)")
     assert str(check(opened(folder, []), 2)).startswith(
         "pets:some train: 3 examples, 2 classes of objects: cat 0, dog 0"

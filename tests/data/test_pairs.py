@@ -177,7 +177,7 @@ def test_instances(tmp_path):
     assert record["valid"].tolist() == [True, True, False, False]
     np.testing.assert_array_equal(record["masks"], [ids == 3, ids == 900, ids < 0, ids < 0])
     assert not source.records[1]["valid"].any() and source.records[1]["boxes"].shape == (4, 4)
-    assert str(check(source, 1)).endswith("2 examples, 1 class of 2")
+    assert str(check(source, 1)).endswith("2 examples, 1 class of objects: cell 2, 1 image without objects")
     assert "masks" not in opened(tmp_path, annotations="boxes", **options).records[0]
     with pytest.raises(UsageError, match="2 objects, more than max_objects=1"):
         opened(tmp_path, annotations="boxes", **options | {"max_objects": 1}).records[0]
@@ -246,4 +246,5 @@ def test_micrographs_of_nuclei():
     assert 0.05 < report.pixel_counts[1] / sum(report.pixel_counts) < 0.3 and not report.unreadable
     index = (NUCLEI / "index.csv").read_text().splitlines()[1:]
     nuclei = sum(int(row.split(",")[-1]) for row in index if ",test," in row)
-    assert len(opened(NUCLEI, "test", annotations="boxes", max_objects=400, **options).labels) == nuclei
+    source = opened(NUCLEI, "test", annotations="boxes", max_objects=400, **options)
+    assert len(source.labels) == source.object_counts.sum() == nuclei

@@ -79,7 +79,7 @@ class Report:
             return f"{number} of objects: {', '.join(f'{name} {count:,}' for name, count in each)}"
         low, high = min(self.class_counts), max(self.class_counts)
         count = f"{low:,}" if low == high else f"{low:,} to {high:,}"
-        return f"{number} of {count}{'' if self.empty is None else ' objects'}"
+        return f"{number} of {count}{'' if self.empty is None else ' objects each'}"
 
     def _names(self, count: int) -> tuple[str, ...]:
         return self.class_names or tuple(str(label) for label in range(count))

@@ -101,6 +101,10 @@ class SceneRecords:
         """(M,) classes of all objects."""
         return self.data.labels("objects", lambda example: example["objects"]["label"])
 
+    def counts(self) -> np.ndarray:
+        """(N,) objects in each record."""
+        return self.data.labels("number of objects", lambda example: len(example["objects"]["label"]))
+
 
 def prepare(objects: str = "many", data_dir: str | None = None) -> str:
     """The folder of the prepared data set, which is written first if it is not there; see `builders.prepare`.

@@ -111,12 +111,16 @@ class InstanceRecords:
 
     def labels(self) -> np.ndarray:
         """(M,) class 0 for each object in all maps."""
+        return np.zeros(self.counts().sum(), np.int32)
+
+    def counts(self) -> np.ndarray:
+        """(N,) objects in each record."""
         key = cache.files_fingerprint(self.maps, "instances")
-        labels = cache.load("labels", key)
-        if labels is None:
-            labels = np.zeros(sum(scan.in_threads(self._count, range(len(self)))), np.int32)
-            cache.save("labels", key, labels)
-        return labels
+        counts = cache.load("objects", key)
+        if counts is None:
+            counts = np.array(list(scan.in_threads(self._count, range(len(self)))), np.int64)
+            cache.save("objects", key, counts)
+        return counts
 
     def _count(self, index: int) -> int:
         try:
