@@ -85,6 +85,14 @@ def test_boxes(tmp_path):
     assert chosen.class_names == ("cup", "dog") and chosen.labels.tolist() == [0, 1] and len(chosen) == 3
 
 
+@pytest.mark.parametrize("area", [None, "large", float("nan")])
+def test_an_area_that_is_missing_is_that_of_the_box(tmp_path, area):
+    content = copy.deepcopy(CONTENT)
+    content["annotations"][0]["area"] = area
+    write(tmp_path, content)
+    assert opened(tmp_path).records[1]["area"].tolist() == [4.5 * 5, 20]
+
+
 def test_masks(tmp_path):
     write(tmp_path)
     source = opened(tmp_path, annotations="masks")
@@ -160,8 +168,16 @@ def test_mistakes(tmp_path):
     content = copy.deepcopy(CONTENT)
     content["annotations"][0]["image_id"] = 55
     write(tmp_path, content)
-    with pytest.raises(UsageError, match="annotation 100 is of image 55, which is not among its images"):
+    assert opened(tmp_path).labels.tolist() == [1, 0]
+    with pytest.raises(UsageError, match=r"instances_val2017.json: annotation 100: there is no image 55"):
+        opened(tmp_path, on_bad_annotation="stop")
+    content["categories"][2]["name"] = "dog"
+    write(tmp_path, content)
+    with pytest.raises(UsageError, match=r"data.train.source.classes: 'dog' is there twice"):
         opened(tmp_path)
+    write(tmp_path, kind="person_keypoints")
+    with pytest.raises(UsageError, match=r"source.annotations: no category in .*keypoints_val2017.json has keypoints"):
+        opened(tmp_path, annotations="keypoints")
     for key in ("annotations", "images", "categories"):
         write(tmp_path)
         (tmp_path / "annotations" / "x.json").write_text(json.dumps({k: v for k, v in CONTENT.items() if k != key}))

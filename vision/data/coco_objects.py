@@ -11,6 +11,8 @@ from vision.data.objects import Annotations, Options
 from vision.data.source import Source
 from vision.errors import UsageError, unknown_name
 
+# In place of a class: the category is not in the file, or none of those asked for.
+_UNKNOWN, _LEFT_OUT = -1, -2
 _FILES = {"boxes": "instances", "masks": "instances", "keypoints": "person_keypoints"}
 
 
@@ -30,9 +32,10 @@ def open_coco(
 ) -> Source:
     """Opens one split of objects in COCO's JSON.
 
-    The classes are the categories in the order of the JSON file, counted from 0. Records have `crowd` and `area`. A
-    range of hashes of the files' names may follow the split: "val[:50%]". In these files a keypoint is the number of a
-    pixel; in the records it is the centre of that pixel, half a pixel further right and down.
+    The classes are the categories in the order of the JSON file, counted from 0. Records have `crowd` and `area`,
+    that of the box where the file has none. A range of hashes of the files' names may follow the split: "val[:50%]".
+    In these files a keypoint is the number of a pixel; in the records it is the centre of that pixel, half a pixel
+    further right and down.
 
     Args:
         path: the folder.
@@ -62,29 +65,26 @@ def open_coco(
         )
         places = {image["id"]: place for place, image in enumerate(chosen)}
         known = {image["id"] for image in content["images"]}
-        found = []
+        found, strays = [], []
         for one in content["annotations"]:
             if one["image_id"] not in known:
-                raise UsageError(
-                    f"{where}.source.json: {file}: annotation {one.get('id')} is of image {one['image_id']!r}, which "
-                    "is not among its images."
-                )
-            if one["image_id"] in places and order.get(one["category_id"]) != _LEFT_OUT:
+                strays.append(f"{file}: annotation {one.get('id')}: there is no image {one['image_id']!r}")
+            elif one["image_id"] in places and order.get(one["category_id"]) != _LEFT_OUT:
                 found.append(one)
         found.sort(key=lambda one: places[one["image_id"]])
         paths = Paths.of([os.path.join(folder, one["file_name"]) for one in chosen])
         stated = np.array([[one.get("height") or 0, one.get("width") or 0] for one in chosen], np.int32).reshape(-1, 2)
         keypoints = _keypoint_names(content) if annotations == "keypoints" else None
+        if keypoints == ():
+            raise UsageError(f"{where}.source.annotations: no category in {file} has keypoints.")
         table = _table(found, places, order, paths, annotations, keypoints)
     except (KeyError, TypeError, AttributeError) as error:
         raise coco.malformed(file, error, where) from None
     options = Options(on_bad_annotation, max_objects, empty, where)
     sizes = image_files.sizes(paths, stated, check_images)
-    return objects.open_objects(f"coco:{path}", split, paths, sizes, table, names, options, keypoints or ())
-
-
-_LEFT_OUT = -2  # in place of a class: the category is none of those asked for
-_UNKNOWN = -1
+    return objects.open_objects(
+        f"coco:{path}", split, paths, sizes, table, names, options, keypoints or (), tuple(strays)
+    )
 
 
 def _classes(content: dict, classes: tuple[str, ...], where: str) -> tuple[dict[int, int], tuple[str, ...]]:
@@ -116,10 +116,12 @@ def _table(
     points = None if keypoints is None else np.zeros((len(found), len(keypoints), 3))
     for row, one in enumerate(found):
         try:
-            boxes[row] = one["bbox"]
-            area[row] = one.get("area", one["bbox"][2] * one["bbox"][3])
+            x, y, width, height = one["bbox"]
+            boxes[row] = x, y, width, height
         except (KeyError, TypeError, ValueError):
             reasons[row] = f"bbox is {one.get('bbox')!r}; expected four numbers: x, y, width and height"
+        if isinstance(one.get("area"), int | float):
+            area[row] = one["area"]
         if one["category_id"] not in order:
             reasons[row] = f"its class is unknown: category_id {one['category_id']!r} is not among the categories"
         if points is not None:
@@ -128,6 +130,7 @@ def _table(
                 points[row, : len(values)] = values
             except (KeyError, TypeError, ValueError):
                 reasons[row] = f"keypoints are not {len(keypoints)} times three numbers: x, y and visibility"
+    area = np.where(np.isfinite(area), area, boxes[:, 2] * boxes[:, 3])
     boxes[:, 2:] += boxes[:, :2]
     if points is not None:
         points[..., :2] += np.where(points[..., 2:] > 0, 0.5, 0.0)

@@ -146,6 +146,7 @@ def open_objects(
     class_names: tuple[str, ...],
     options: Options,
     keypoint_names: tuple[str, ...] = (),
+    strays: tuple[str, ...] = (),
 ) -> Source:
     """Checks the annotations of a split and makes records of those that are good.
 
@@ -163,20 +164,25 @@ def open_objects(
         class_names: of the data set.
         options: of the source.
         keypoint_names: of the data set.
+        strays: of each annotation that is of no image its file, the object and the reason.
 
     Raises:
-        UsageError: an image has more objects than `max_objects`; no image can be used; or, with "stop", what is bad.
+        UsageError: two classes have one name; an image has more objects than `max_objects`; no image can be used; or,
+            with "stop", what is bad.
     """
     where = options.where
     if options.max_objects is not None and options.max_objects < 1:
         raise UsageError(f"{where}.source.max_objects: expected at least 1, given {options.max_objects}.")
+    twice = [one for place, one in enumerate(class_names) if one in class_names[:place]]
+    if twice:
+        raise UsageError(f"{where}.source.classes: {twice[0]!r} is there twice.")
     shapes, damaged = sizes
     bad_images = tuple(f"{images.describe(place)}: {why}" for place, why in sorted(damaged.items()))
     if damaged and len(damaged) == len(images):
         raise UsageError(f"{where}.name: none of the {len(images)} images can be used; {bad_images[0]}.")
     in_damaged = np.isin(found.images, list(damaged))
     reasons, regions = _reasons(found, shapes, in_damaged)
-    bad = tuple(f"{found.name(row)}: {why}" for row, why in reasons.items())
+    bad = strays + tuple(f"{found.name(row)}: {why}" for row, why in reasons.items())
     if options.on_bad_annotation == "stop" and (bad or bad_images):
         raise UsageError(_stopped(f"{name} {split}", bad_images, bad, where))
 

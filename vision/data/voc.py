@@ -102,6 +102,11 @@ class _Content(NamedTuple):
 
 
 def _parse(file: str) -> ElementTree.Element:
+    """The root of an XML file.
+
+    Raises:
+        UsageError: it cannot be read, or is no XML file.
+    """
     try:
         return ElementTree.parse(file).getroot()
     except OSError as error:
@@ -111,10 +116,6 @@ def _parse(file: str) -> ElementTree.Element:
 
 
 def _read(file: str) -> _Content:
-    """
-    Raises:
-        UsageError: it cannot be read, or is no XML file.
-    """
     root = _parse(file)
     found = root.findall("object")
     height, width = (_text(root, f"size/{side}") for side in ("height", "width"))
