@@ -192,13 +192,6 @@ def test_an_image_that_fits_nowhere_is_named():
     assert from_images([], PAD, 2).num_batches == 0
 
 
-def test_training_needs_one_shape():
-    with pytest.raises(UsageError, match=r"^data.transforms: pad_to has 3 sizes, but training needs images of one"):
-        opened(train=True)
-    batch = opened(transforms="decode|pad_to(((32, 32),))", train=True).batch(0)
-    assert batch["image"].shape == (8, 32, 32, 3) and batch["size"].shape == (8, 2)
-
-
 class Lying(Mixed):
     def size(self, index):
         return (8, 8) if index == 4 else super().size(index)

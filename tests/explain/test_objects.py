@@ -23,7 +23,7 @@ def test_lines_are_on_the_edges_of_the_box_in_the_colour_of_the_class():
         near = drawn[y - 2 : y + 2, x - 2 : x + 2].reshape(-1, 3).astype(int)
         assert np.abs(near - color).sum(axis=1).min() < 40
     rows, columns = np.nonzero(changed(drawn, GREY))
-    assert columns.min() in (98, 99) and columns.max() in (300, 301) and rows.max() in (400, 401)
+    assert 97 <= columns.min() < 100 <= 299 < columns.max() <= 302 and 399 < rows.max() <= 402
     assert 165 < rows.min() < 198  # the name stands on the upper edge
     assert not changed(drawn, GREY)[210:390, 110:290].any()
 
@@ -38,16 +38,16 @@ def test_small_images_are_enlarged_and_stay_under_their_objects():
 
 @pytest.mark.parametrize("factor", [1, 12])
 def test_masks_of_images_and_of_boxes(factor):
-    image = GREY if factor == 1 else GREY[:30, :40]
-    box = np.array([[10.0, 12.0, 30.0, 20.0]])
+    image, scale = (GREY, 12) if factor == 1 else (GREY[:30, :40], 1)
+    box = scale * np.array([[10.0, 12.0, 30.0, 20.0]])
     mask = np.zeros((1, *image.shape[:2]), np.uint8)
-    mask[0, 12:20, 10:20] = 1
+    mask[0, 12 * scale : 20 * scale, 10 * scale : 20 * scale] = 1
     left_half = np.zeros((1, 28, 28), np.float32)
     left_half[..., :14] = 1.0
     whole = changed(draw_objects(image, box, [0], ("",), masks=mask), image)
     within = changed(draw_objects(image, box, [0], ("",), masks=left_half), image)
-    inner = np.s_[14 * factor : 19 * factor]
-    assert whole[inner, 11 * factor : 20 * factor].all() and not whole[inner, 20 * factor : 29 * factor - 1].any()
+    inner = np.s_[14 * 12 : 19 * 12]
+    assert whole[inner, 11 * 12 : 20 * 12].all() and not whole[inner, 20 * 12 : 29 * 12].any()
     np.testing.assert_array_equal(within[inner], whole[inner])
     with pytest.raises(ValueError, match="masks of the whole image have its shape"):
         draw_objects(image, box, [0], (), masks=np.ones((1, 9, 9), np.uint8))

@@ -177,13 +177,11 @@ class Pipeline:
             spec={},
         )
         several = [call for call in loader.transforms if call.name == "pad_to" and len(call.arguments["sizes"]) > 1]
-        if several and train:
-            raise UsageError(
-                f"{where}.transforms: pad_to has {len(several[0].arguments['sizes'])} sizes, but training needs images "
-                'of one: give it one size, or cut them out, such as with "random_crop(480, pad_smaller=True)".'
-            )
+        if several and train and len([call for call in loader.transforms if call.name == "pad_to"]) > 1:
+            raise UsageError(f"{where}.transforms: training takes but one pad_to, where it has several sizes.")
         if several and len(source):
-            self._loader = loader.with_groups(threads or min(16, _cpu_cores()))
+            lookups = threads or min(16, _cpu_cores())
+            self._loader = loader.with_buckets(lookups) if train else loader.with_groups(lookups)
         else:
             self._loader = loader.with_spec(tries=self._max_bad + 1)
 
