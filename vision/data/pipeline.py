@@ -205,6 +205,12 @@ class Pipeline:
         fields = {**self._loader.spec, "mask": ((), np.dtype(np.float32)), "index": ((), np.dtype(np.int32))}
         return {name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype) for name, (shape, dtype) in fields.items()}
 
+    @property
+    def image_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Height, width and channels of the images, of all shapes that batches have."""
+        specs = [part.spec for part in self._loader.buckets or self._loader.groups] or [self._loader.spec]
+        return tuple(dict.fromkeys(spec["image"][0] for spec in specs))
+
     def batch(self, step: int) -> Batch:
         """This host's rows of the batch of any step; the same whenever and wherever it is asked for.
 
