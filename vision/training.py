@@ -296,7 +296,7 @@ def _together(examples: list[dict[str, Any]]) -> dict[str, Any]:
 def header_rows(wired: Experiment, workdir: Path) -> list[tuple[str, str]]:
     """What the terminal shows before the first step."""
     config, clock = wired.config, wired.clock
-    shape = " x ".join(str(size) for size in wired.train_data.element_spec["image"].shape[1:])
+    shapes = ", ".join(" x ".join(map(str, shape)) for shape in wired.train_data.image_shapes)
     kinds = jax.devices()[0].device_kind
     hosts = f", {jax.process_count()} hosts" if jax.process_count() > 1 else ""
     return [
@@ -304,7 +304,7 @@ def header_rows(wired: Experiment, workdir: Path) -> list[tuple[str, str]]:
         *([("weights", _weights_text(config.init))] if config.init.weights else []),
         ("task", config.task.name),
         *((path.removeprefix("config."), str(report)) for path, report in wired.reports.items()),
-        ("images", f"{shape}, {config.data.preprocess.name}"),
+        ("images", f"{shapes}, {config.data.preprocess.name}"),
         ("optimizer", wired.optimizer.description),
         ("length", f"{clock.total_steps:,} steps of {clock.batch_size} = {clock.epochs(clock.total_steps):.1f} epochs"),
         ("devices", f"{wired.mesh.size} x {kinds}, {config.parallel}{hosts}"),

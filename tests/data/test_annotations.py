@@ -161,7 +161,10 @@ def test_letterbox_keeps_the_proportions():
 def test_keep():
     example = drawn((10, 20, 30, 50))
     assert set(transformed("keep('segmentation')", example)) == {"image", "segmentation"}
-    assert set(transformed("keep(('boxes', 'nothing'))", example)) == {"image", "boxes"}
+    with_boxes = {"image", "boxes", "placement", "file_size"}
+    assert set(transformed("keep(('boxes', 'nothing'))", example)) == with_boxes
+    moved = transformed("flip(1.0)|noise(0.0)|keep('boxes')|flip(1.0)", example, seed=1)
+    np.testing.assert_array_equal(moved["placement"], [1, 0, 0, 0, 1, 0])
 
 
 def test_the_example_given_is_left_as_it_was():

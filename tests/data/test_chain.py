@@ -119,6 +119,10 @@ def test_the_deterministic_part():
             "decode|scale_jitter(0.5, 2.0)|random_crop(48, pad_smaller=True)|hue(9)|keep(('boxes',))",
             "decode|central_crop(48, pad_smaller=True)|keep(('boxes',))",
         ),
+        (
+            "decode|expand|random_iou_crop|random_resize_within((640, 800, 672), 1333)|mosaic(640, centre=(0.3, 0.5))",
+            "decode|resize_within((640, 800, 672), 1333)|letterbox(640)",
+        ),
         ("resize_long(9)|pad_to([[9, 9], [18, 9]])", "resize_long(9)|pad_to(((9, 9), (18, 9)))"),
     ],
 )
@@ -137,11 +141,12 @@ def test_an_image_that_is_still_encoded(text):
 
 
 def test_what_takes_the_place_of_a_random_transform_is_fixed_and_gives_the_same_size():
-    image = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    example = {"image": np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)}
     for name, fixed in FIXED.items():
         assert is_random(TRANSFORMS[name]) and not is_random(TRANSFORMS[fixed])
+        text = f"{name}((4,), 99)" if name == "random_resize_within" else f"{name}((4, 5))"
         sizes = {
-            chain.apply(parse(text), {"image": image}, np.random.default_rng(0))["image"].shape
-            for text in (f"{name}((4, 5))", chain.deterministic_text(f"{name}((4, 5))"))
+            chain.apply(parse(each), example, np.random.default_rng(0), lambda calls: example)["image"].shape
+            for each in (text, chain.deterministic_text(text))
         }
         assert sizes == {(4, 5, 3)}

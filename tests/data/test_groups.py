@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -192,11 +193,70 @@ def test_an_image_that_fits_nowhere_is_named():
     assert from_images([], PAD, 2).num_batches == 0
 
 
-def test_training_needs_one_shape():
-    with pytest.raises(UsageError, match=r"^data.transforms: pad_to has 3 sizes, but training needs images of one"):
-        opened(train=True)
-    batch = opened(transforms="decode|pad_to(((32, 32),))", train=True).batch(0)
-    assert batch["image"].shape == (8, 32, 32, 3) and batch["size"].shape == (8, 2)
+def test_training_goes_through_every_example_in_batches_of_one_shape():
+    records, pipeline = Mixed(), opened(train=True, seed=5)
+    steps = 8 * math.ceil(53 / 8)
+    batches = [pipeline.batch(step) for step in range(steps)]
+    shapes = {bucket(records.size(i)) for i in range(53)}
+    assert {batch["image"].shape for batch in batches} == {(8, *shape, 3) for shape in shapes} and len(shapes) > 1
+    met = np.bincount(np.concatenate([batch["index"] for batch in batches]), minlength=53)
+    assert met.min() >= 6 and met.max() <= 10  # in about eight epochs
+    for batch in batches[:9]:
+        assert batch["mask"].all()
+        for image, index, size in zip(batch["image"], batch["index"].tolist(), batch["size"], strict=True):
+            record = records[index]["image"]
+            padded = [(0, total - side) for side, total in zip(record.shape[:2], image.shape[:2], strict=True)]
+            np.testing.assert_array_equal(image, np.pad(record, [*padded, (0, 0)]))
+            assert tuple(size) == record.shape[:2]
+    orders = [tuple(batch["index"]) for batch in batches]
+    assert len(set(orders)) == len(orders)
+    assert tuple(opened(train=True, seed=6).batch(0)["index"]) not in orders
+
+
+RANDOM = f"decode|scale_jitter(0.5, 3.0)|flip|hue(20)|pad_to({SIZES}, fill=9)"
+
+
+def test_training_on_several_shapes_is_a_function_of_the_step():
+    whole = opened(transforms=RANDOM, train=True)
+    expected = {step: whole.batch(step) for step in (40, 3, 0, 17)}
+    again = pickle.loads(pickle.dumps(opened(transforms=RANDOM, train=True)._loader))  # as worker processes have it
+    hosts = [opened(transforms=RANDOM, train=True, host_index=host, host_count=4) for host in range(4)]
+    for step in (0, 3, 17, 40):
+        assert_same(again.batch(step), expected[step])
+        parts = [host.batch(step) for host in hosts]
+        assert_same({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, expected[step])
+    for step, batch in zip(range(3, 9), opened(transforms=RANDOM, train=True, threads=3).batches(3), strict=False):
+        assert_same(batch, whole.batch(step))
+
+
+def test_what_chance_has_made_too_large_for_its_shape_is_shrunk():
+    pipeline, records = opened(transforms=RANDOM, train=True), Mixed()
+    shrunk = 0
+    for step in range(12):
+        batch = pipeline.batch(step)
+        shape = batch["image"].shape[1:3]
+        for index, size in zip(batch["index"].tolist(), batch["size"], strict=True):
+            original = np.array(records.size(index))
+            assert bucket(original) == shape and (size <= shape).all()
+            ratio = size / original
+            assert abs(ratio[0] - ratio[1]) <= 1 / original.min() + 1 / original.max()  # but for whole pixels
+            shrunk += bool((size == shape).any() and ratio.max() < 2.9)
+    assert shrunk > 10
+
+
+def test_training_on_one_of_several_shapes_and_on_images_that_cannot_be_read(files):
+    same = opened(transforms="decode|resize((8, 8))|pad_to(((8, 8), (99, 99)))", train=True)
+    assert {same.batch(step)["image"].shape for step in range(5)} == {(8, 8, 8, 3)}
+    source = Source("files", "train", from_images(files, PAD, 2, on_bad_image="skip").source.records)
+    pipeline = Pipeline(source, 3, PAD, train=True, on_bad_image="skip", max_bad_share=0.5)
+    batches = [pipeline.batch(step) for step in range(12)]
+    assert sorted(pipeline.bad_images) == [2, 5] and {batch["image"].shape[0] for batch in batches} == {3}
+    with pytest.raises(BadImage, match=r"5.jpg: not an image"):
+        Pipeline(source, 3, PAD, train=True)
+    with pytest.raises(UsageError, match=r"^data.transforms: training takes but one pad_to"):
+        opened(transforms=f"{PAD}|pad_to(((99, 99),))", train=True)
+    with pytest.raises(UsageError, match=r"^photo 0: pad_to: the image, .*, fits into none of the sizes"):
+        opened(transforms="decode|resize((200, 9))|pad_to(((99, 99), (100, 99)))", train=True)
 
 
 class Lying(Mixed):

@@ -10,7 +10,8 @@ from PIL import Image
 from vision.data import create, from_images
 from vision.data.fake import FakeRecords
 from vision.data.images import BadImage
-from vision.data.loader import PADDING, shuffled
+from vision.data.loader import PADDING
+from vision.data.orders import shuffled
 from vision.data.pipeline import Pipeline
 from vision.data.source import Source
 from vision.errors import UsageError
@@ -141,6 +142,8 @@ def test_further_fields_are_batched_too():
         "boxes": ((5, 6, 4), "float32"),
         "classes": ((5, 6), "int32"),
         "valid": ((5, 6), "bool"),
+        "placement": ((5, 6), "float32"),
+        "file_size": ((5, 2), "int32"),
         "mask": ((5,), "float32"),
         "index": ((5,), "int32"),
     }

@@ -11,7 +11,9 @@ from vision.errors import UsageError
 
 
 def example(height=12, width=17, channels=3, seed=0):
-    return {"image": np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8), "label": 3}
+    boxes = np.array([[2, 3, 9, 8], [0, 0, 0, 0]], np.float32)
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, channels), np.uint8)
+    return {"image": image, "label": 3, "boxes": boxes}
 
 
 def rng(seed=0):
@@ -20,7 +22,7 @@ def rng(seed=0):
 
 def apply(name, example, generator=None, **arguments):
     """The example after one transform."""
-    return chain.apply((chain.Call(name, arguments),), example, generator)
+    return chain.apply((chain.Call(name, arguments),), example, generator, lambda calls: example)
 
 
 SMALL = {
@@ -41,6 +43,9 @@ SMALL = {
     "contrast": {"amount": 0.5},
     "saturation": {"amount": 0.5},
     "noise": {"std": 9.0},
+    "resize_within": {"size": 8, "max_size": 10},
+    "random_resize_within": {"size": (8, 9, 10), "max_size": 60},
+    "mosaic": {"size": (16, 20)},
 }
 
 
@@ -89,6 +94,10 @@ def test_nothing_happens_with_neutral_arguments():
         "hue": {"degrees": 0.0},
         "scale_jitter": {"low": 1.0, "high": 1.0},
         "noise": {"std": 0.0},
+        "expand": {"probability": 0.0},
+        "random_iou_crop": {"overlaps": (1.0,)},
+        "mosaic": {"probability": 0.0, "size": (12, 17)},
+        "random_resize_within": {"size": (12,), "max_size": 17},
         "flip": {"probability": 0.0},
         "random_crop": {"size": (12, 17)},
         "random_resized_crop": {"size": (12, 17), "area": (1.0, 1.0), "ratio": (17 / 12, 17 / 12)},
@@ -278,6 +287,15 @@ def test_noise_has_the_asked_deviation():
         ("pad_to", {"sizes": ((12, 16), (99, 9))}, "the image, 12x17 .*, fits into none .* largest is 99x9"),
         ("hue", {"degrees": 200.0}, "degrees is out of range"),
         ("scale_jitter", {"low": 2.0, "high": 1.0}, "high is out of range"),
+        ("resize_within", {"size": (), "max_size": 9}, "size is out of range"),
+        ("random_resize_within", {"size": (), "max_size": 9}, "size is out of range"),
+        ("resize_within", {"size": 8, "max_size": 0}, "max_size is out of range"),
+        ("random_iou_crop", {"overlaps": (0.5, 1.5)}, "overlaps is out of range"),
+        ("random_iou_crop", {"side": (0.0, 1.0)}, "side is out of range"),
+        ("random_iou_crop", {"ratio": (2.0, 1.0)}, "ratio is out of range"),
+        ("expand", {"ratio": 0.5}, "ratio is out of range"),
+        ("expand", {"fill": (1, 2, 300)}, "fill is out of range"),
+        ("mosaic", {"size": 9, "centre": (0.5, 1.2)}, "centre is out of range"),
     ],
 )
 def test_arguments_out_of_range(name, arguments, message):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vision.explain import pictures, plots
+from vision.explain import objects, pictures, plots
 from vision.explain.figure import GREEN, VERMILION, shorten
 from vision.explain.results import Results
 
@@ -138,6 +138,26 @@ def test_a_batch_shows_labels_and_padding(cells):
     assert subtitle == "2 images of 8×8×3, and 1 rows of padding"
     pictures.show_batch("b.png", {"image": batch["image"]}, 17, limit=2)
     assert [list(cell.caption) for cell in cells[1][0]] == [[], []]
+
+
+def test_a_batch_shows_its_objects(monkeypatch):
+    shown = {}
+    monkeypatch.setattr(pictures, "grid", lambda path, cells, title, subtitle, **look: shown.update(look, cells=cells))
+    batch = {
+        "image": np.zeros((30, 8, 8, 1), np.uint8),
+        "boxes": np.tile(np.array([[1, 1, 7, 7], [2, 2, 5, 5.0]]), (30, 1, 1)),
+        "classes": np.tile(np.array([1, 0]), (30, 1)),
+        "valid": np.tile(np.array([True, False]), (30, 1)),
+        "masks": np.ones((30, 2, 8, 8), np.uint8),
+        "keypoints": np.tile(np.array([[4, 4, 2.0]]), (30, 2, 1, 1)),
+        "crowd": np.ones((30, 2), bool),
+        "mask": np.arange(30) < 29,
+    }
+    pictures.show_batch("b.png", batch, 2, ["cat", "dog"])
+    assert len(shown["cells"]) == 24 and shown["cell_inches"] > 2
+    one = {name: batch[name][0, :1] for name in ("boxes", "classes", "masks", "keypoints", "crowd")}
+    expected = objects.draw_objects(batch["image"][0], class_names=["cat", "dog"], **one)
+    np.testing.assert_array_equal(shown["cells"][0].image, expected)
 
 
 def test_small_images_keep_their_pixels(tmp_path):

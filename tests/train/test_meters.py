@@ -55,6 +55,20 @@ def test_waiting_counts_when_the_data_ends():
     assert meter.report()["data_wait"] == 0.75
 
 
+def test_steps_of_different_work():
+    meter, clock = meter_and_clock(flops_per_step=1e9)
+    meter.tick(1)
+    meter.flops_per_step = 4e9
+    meter.tick(1)
+    clock.now += 2
+    assert meter.report()["flops_per_second"] == 5e9 / 2
+    meter.tick(1)
+    meter.flops_per_step = None
+    meter.tick(1)
+    clock.now += 2
+    assert "flops_per_second" not in meter.report()
+
+
 def test_work_that_is_not_known_is_left_out():
     meter, clock = meter_and_clock(flops_per_step=1e9)
     meter.tick(1)

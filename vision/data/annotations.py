@@ -4,11 +4,30 @@ from typing import Any
 
 import numpy as np
 
-from vision.data.geometry import Geometry, move_image, move_labels
+from vision.data.geometry import Affine, Geometry, move_image, move_labels
 
 # An object of which less than this share stays in view is taken out: what is left of it shows too little to learn from.
 MIN_VISIBLE = 0.1
 IGNORE = 255  # the class of pixels, in `segmentation`, that nobody has labelled
+
+# Fields with a row for each object, as far as an example has them.
+OBJECTS = ("boxes", "classes", "valid", "crowd", "area", "visible", "masks", "keypoints")
+# Fields that say where the image's file lies on the canvas.
+PLACE = ("placement", "file_size")
+
+
+def placed(example: dict[str, Any]) -> dict[str, Any]:
+    """The example with `placement` and `file_size`, those of an image that is as its file has it, if it has none.
+
+    Only examples with `boxes` get them, and only once their image is decoded.
+    """
+    if "boxes" not in example or "placement" in example or not isinstance(example["image"], np.ndarray):
+        return example
+    return {
+        **example,
+        "placement": np.array(Affine(), np.float32),
+        "file_size": np.array(example["image"].shape[:2], np.int32),
+    }
 
 
 def move_example(example: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
@@ -21,11 +40,17 @@ def move_example(example: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
     (N,). `keypoints` (N, K, 3) that leave the canvas become zeros, as do those of such objects. `size` (2,) int32
     is set where the geometry pads.
 
+    Where there are boxes, `placement` (6,) float32 is the matrix from pixels of the image's file to the canvas, its
+    first two rows, and `file_size` (2,) int32 the height and width of that file: what is found can be mapped back.
+
     Args:
         example: with an `image` (H, W, C), and such of the fields above as there are.
         geometry: where to.
     """
-    moved = dict(example)
+    moved = dict(placed(example))
+    if "placement" in moved:
+        before = Affine(*np.asarray(moved["placement"], np.float64).tolist())
+        moved["placement"] = np.array(geometry.matrix.after(before), np.float32)
     if geometry.size:
         moved["size"] = np.array(geometry.size, np.int32)
     moved["image"] = move_image(example["image"], geometry)
@@ -50,6 +75,28 @@ def move_example(example: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
     if "keypoints" in example:
         moved["keypoints"] = _move_keypoints(np.asarray(example["keypoints"]), geometry, gone)
     return moved
+
+
+def visible_boxes(boxes: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 4) boxes on a new canvas, float64, and (N,) whether each stays an object there: see `move_example`."""
+    moved, share = _move_boxes(np.asarray(boxes), geometry)
+    return moved, share >= MIN_VISIBLE
+
+
+def without_objects(example: dict[str, Any], gone: np.ndarray) -> dict[str, Any]:
+    """The example without those objects: zeros as their boxes, and 0 in `valid`.
+
+    Args:
+        example: with `boxes` (N, 4).
+        gone: (N,) bool.
+    """
+    left = {**example, "boxes": np.where(gone[:, None], 0, example["boxes"]).astype(np.float32)}
+    if "valid" in example:
+        valid = np.asarray(example["valid"])
+        left["valid"] = np.where(gone, np.zeros_like(valid), valid)
+    if "keypoints" in example:
+        left["keypoints"] = np.where(gone[:, None, None], 0, example["keypoints"]).astype(np.float32)
+    return left
 
 
 def _move_boxes(boxes: np.ndarray, geometry: Geometry) -> tuple[np.ndarray, np.ndarray]:

@@ -1,16 +1,19 @@
 """The chain of transforms of a configuration: "decode|random_resized_crop(224)|flip", read without evaluating it."""
 
 import ast
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vision import schema
+from vision.data.annotations import placed
+from vision.data.arguments import INJECTED, Example
 from vision.data.geometry import Shape
 from vision.data.pending import Pending
-from vision.data.transforms import FIXED, INJECTED, TRANSFORMS, Example, asks_for, is_random
+from vision.data.transforms import FIXED, TRANSFORMS, asks_for, is_random
 from vision.errors import UsageError, pick
 
 
@@ -42,42 +45,71 @@ def parse(text: str, where: str = "transforms") -> tuple[Call, ...]:
     return tuple(_call(node, where) for node in _links(expression))
 
 
-def apply(chain: Sequence[Call], example: Example, rng: np.random.Generator | None) -> Example:
+def apply(
+    chain: Sequence[Call],
+    example: Example,
+    rng: np.random.Generator | None,
+    another: Callable[[Sequence[Call]], Example] | None = None,
+) -> Example:
     """The example after all transforms, the random ones drawing from `rng` in turn.
 
     Geometry and colour are collected as one matrix each, and applied when a transform asks for the example itself, and
     at the end: the image is interpolated once and rounded once. See `vision.data.pending`.
+
+    Args:
+        chain: the transforms.
+        example: as its record has it.
+        rng: the example's own generator.
+        another: draws one more example and gives it after some transforms, for those that make one of several; None
+            where there are no others.
     """
     pending = Pending(example)
-    for name, arguments in chain:
+    for position, (name, arguments) in enumerate(chain):
         function = TRANSFORMS[name]
         asked = asks_for(function)
+        facts = {"rng": rng, "others": functools.partial(_others, name, chain[:position], another)}
         if "example" in asked:
-            facts = {"example": pending.settle()}
-        elif "shape" in asked:
-            facts = {"shape": pending.shape}
-        else:
-            facts = {"grey": pending.grey()} if "grey" in asked else {}
-        if "rng" in asked:
-            facts["rng"] = rng
-        result = function(**facts, **arguments)
+            facts["example"] = pending.settle()
+        if "shape" in asked:
+            facts["shape"] = pending.shape
+        if "boxes" in asked:
+            facts["boxes"] = pending.boxes()
+        if "grey" in asked:
+            facts["grey"] = pending.grey()
+        result = function(**{fact: facts[fact] for fact in asked}, **arguments)
         if "example" in asked:
             pending = Pending(result)
         elif "shape" in asked:
             pending.move(result)
         else:
             pending.paint(result)
-    return pending.settle()
+    return placed(pending.settle())
+
+
+def _others(
+    name: str, chain: Sequence[Call], another: Callable[[Sequence[Call]], Example] | None, count: int
+) -> list[Example]:
+    """So many more examples after this chain, for a transform of this name."""
+    if another is None:
+        raise UsageError(f"{name} makes one image of several, and here is but one.")
+    return [another(chain) for _ in range(count)]
 
 
 def output_shape(chain: Sequence[Call], shape: Shape, rng: np.random.Generator | None) -> Shape:
     """Height and width after all transforms of an image of this height and width, which itself is not needed.
 
     Random transforms draw from `rng` as in `apply`, but for those of whole examples, which are passed over.
+
+    Raises:
+        UsageError: a transform whose result depends on the objects, too.
     """
     for name, arguments in chain:
         function = TRANSFORMS[name]
         asked = asks_for(function)
+        if "boxes" in asked or "others" in asked:
+            raise UsageError(
+                f"{name}: what size it gives an image cannot be told beforehand; let pad_to have one size."
+            )
         if "example" in asked:
             continue
         facts = {"shape": shape, "grey": 0.0, "rng": rng}
@@ -92,10 +124,20 @@ def deterministic(chain: tuple[Call, ...]) -> tuple[Call, ...]:
     return tuple(call for call in chain if not is_random(TRANSFORMS[call.name]))
 
 
-def deterministic_text(transforms: str) -> str:
-    """The chain without chance, as text: "decode|random_resized_crop(224)|flip" -> "decode|resize(size=224)".
+def fixed(chain: Sequence[Call]) -> tuple[Call, ...]:
+    """The chain without its random transforms, but for those that decide the image's size, which `FIXED` replaces."""
+    calls = []
+    for name, arguments in chain:
+        if name in FIXED:
+            accepted = inspect.signature(TRANSFORMS[FIXED[name]]).parameters
+            calls.append(Call(FIXED[name], {key: value for key, value in arguments.items() if key in accepted}))
+        elif not is_random(TRANSFORMS[name]):
+            calls.append(Call(name, arguments))
+    return tuple(calls)
 
-    Random transforms are left out, but for those that decide the size of the image, which `FIXED` replaces.
+
+def deterministic_text(transforms: str) -> str:
+    """The `fixed` chain, as text: "decode|random_resized_crop(224)|flip" -> "decode|resize(size=224)".
 
     Args:
         transforms: a chain, as for `parse`.
@@ -104,13 +146,7 @@ def deterministic_text(transforms: str) -> str:
         UsageError: as `parse`.
     """
     calls = []
-    for name, arguments in parse(transforms):
-        if name in FIXED:
-            name = FIXED[name]
-            accepted = inspect.signature(TRANSFORMS[name]).parameters
-            arguments = {key: value for key, value in arguments.items() if key in accepted}
-        elif is_random(TRANSFORMS[name]):
-            continue
+    for name, arguments in fixed(parse(transforms)):
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items())
         calls.append(f"{name}({given})" if given else name)
     return "|".join(calls)

@@ -86,6 +86,7 @@ class Geometry(NamedTuple):
             transform has cut away something that could be shown there.
         size: where the result is a padded image, its height and width without the padding.
         swap: pairs of keypoints that exchange their places, one pair after the other.
+        by_centre: whether objects whose centre is not on the canvas are taken out, however much of them there is.
     """
 
     matrix: Affine
@@ -95,6 +96,7 @@ class Geometry(NamedTuple):
     border: bool = False
     size: Shape | None = None
     swap: tuple[tuple[int, int], ...] = ()
+    by_centre: bool = False
 
 
 def identity(shape: Shape) -> Geometry:

@@ -1,4 +1,4 @@
-"""Evaluation on images of different shapes: its examples grouped by shape, so that each batch has one.
+"""Images of different shapes: examples grouped by shape, so that each batch has one, in evaluation and in training.
 
 The shapes are computed once, when the split is opened, from the sizes of the images and what the transforms make of
 them, so that the batch of a step is known without loading those before it.
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vision.data.chain import Call
 from vision.data.geometry import Shape
 from vision.data.images import BadImage
 from vision.errors import UsageError
@@ -25,6 +26,22 @@ class Group(NamedTuple):
     """
 
     indices: np.ndarray
+    spec: dict[str, tuple[tuple[int, ...], np.dtype]]
+    spec_from: int
+
+
+class Bucket(NamedTuple):
+    """The examples of one shape.
+
+    Attributes:
+        members: (n,) their places among the records, ascending.
+        transforms: what gives them that shape.
+        spec: the fields, shapes and dtypes of each.
+        spec_from: the place of the example that has them.
+    """
+
+    members: np.ndarray
+    transforms: tuple[Call, ...]
     spec: dict[str, tuple[tuple[int, ...], np.dtype]]
     spec_from: int
 
@@ -75,6 +92,70 @@ def grouped(
         UsageError: an image that cannot be read, or whose shape is not the one foretold; what `shape` raises.
     """
 
+    indices = sorted(order.tolist())
+    shapes = _shapes(shape, indices, skip_bad, threads)
+    specs: dict[Shape, tuple[dict, int]] = {}
+    for found in dict.fromkeys(shapes):
+        spec = found and _first_spec(example, [i for i in indices if shapes[i] == found], skip_bad)
+        if spec:
+            specs[found] = spec
+            _check_foretold(spec, found)
+    shapes = _known(shapes, specs)
+    batches = batches_of_one_shape(shapes, batch_size, order.tolist())
+    return tuple(Group(batch, *specs[shapes[int(batch[0])]]) for batch in batches)
+
+
+def bucketed(
+    shape: Callable[[int], Shape],
+    transforms: Sequence[Call],
+    example: Callable[[int, Sequence[Call]], dict[str, np.ndarray]],
+    count: int,
+    skip_bad: bool,
+    threads: int,
+) -> tuple[Bucket, ...]:
+    """The examples of each shape, for training without end; in the order of their first ones.
+
+    Args:
+        shape: index -> that of the sizes of `pad_to` to which the example belongs.
+        transforms: of the split; `pad_to` gets that one size, and shrinks what chance has made too large for it.
+        example: (index, transforms) -> the example.
+        count: of examples.
+        skip_bad: whether images that cannot be read are left to be counted when they are loaded, in a batch of others.
+        threads: that look up shapes.
+
+    Raises:
+        UsageError: an image that cannot be read; what `shape` raises.
+    """
+    shapes = _shapes(shape, range(count), skip_bad, threads)
+    specs: dict[Shape, tuple[dict, int]] = {}
+    chains = {}
+    for found in dict.fromkeys(shapes):
+        if found is None:
+            continue
+        chains[found] = tuple(
+            call._replace(arguments=call.arguments | {"sizes": (found,), "shrink": True})
+            if call.name == "pad_to"
+            else call
+            for call in transforms
+        )
+        members = [i for i in range(count) if shapes[i] == found]
+        spec = _first_spec(lambda index, found=found: example(index, chains[found]), members, skip_bad)
+        if spec:
+            specs[found] = spec
+    shapes = _known(shapes, specs)
+    return tuple(
+        Bucket(np.array([i for i in range(count) if shapes[i] == found], np.int32), chains[found], *specs[found])
+        for found in specs
+    )
+
+
+def _padded_to(call: Call, shape: Shape) -> Call:
+    return Call(call.name, call.arguments | {"sizes": (shape,), "shrink": True})
+
+
+def _shapes(shape: Callable[[int], Shape], indices: Sequence[int], skip_bad: bool, threads: int) -> list[Shape | None]:
+    """The shape of each; None where its image cannot be read, and may be skipped."""
+
     def try_shape(index: int) -> Shape | None:
         try:
             return shape(index)
@@ -83,23 +164,18 @@ def grouped(
                 raise
             return None
 
-    indices = sorted(order.tolist())
     with concurrent.futures.ThreadPoolExecutor(threads) as executor:
-        shapes = list(executor.map(try_shape, indices))
-    specs: dict[Shape, tuple[dict, int]] = {}
-    for found in dict.fromkeys(shapes):
-        spec = found and _first_spec(example, [i for i in indices if shapes[i] == found], found, skip_bad)
-        if spec:
-            specs[found] = spec
+        return list(executor.map(try_shape, indices))
+
+
+def _known(shapes: Sequence[Shape | None], specs: dict[Shape, Any]) -> list[Shape]:
+    """The shapes; one that has no specification is the first that has: what cannot be read fits anywhere."""
     if not specs:
         raise UsageError("None of the images can be read.")
-    # What cannot be read fits anywhere: it is no more than a row with mask 0.
-    shapes = [found if found in specs else next(iter(specs)) for found in shapes]
-    batches = batches_of_one_shape(shapes, batch_size, order.tolist())
-    return tuple(Group(batch, *specs[shapes[int(batch[0])]]) for batch in batches)
+    return [found if found in specs else next(iter(specs)) for found in shapes]
 
 
-def _first_spec(example: Callable, indices: list[int], shape: Shape, skip_bad: bool) -> tuple[dict, int] | None:
+def _first_spec(example: Callable, indices: Sequence[int], skip_bad: bool) -> tuple[dict, int] | None:
     """The fields of the first example that can be read, and its place; None where none can."""
     for index in indices:
         try:
@@ -108,11 +184,15 @@ def _first_spec(example: Callable, indices: list[int], shape: Shape, skip_bad: b
             if not skip_bad:
                 raise
             continue
-        if fields["image"].shape[:2] != shape:
-            given, told = ("x".join(map(str, size)) for size in (fields["image"].shape[:2], shape))
-            raise UsageError(
-                f"Example {index} has an image of {given} after its transforms, where {told} was foretold: the `size` "
-                "of its record is wrong, or a transform of whole examples changes the size of the image."
-            )
         return {name: (value.shape, value.dtype) for name, value in fields.items()}, index
     return None
+
+
+def _check_foretold(spec: tuple[dict, int], shape: Shape) -> None:
+    fields, index = spec
+    if fields["image"][0][:2] != shape:
+        given, told = ("x".join(map(str, size)) for size in (fields["image"][0][:2], shape))
+        raise UsageError(
+            f"Example {index} has an image of {given} after its transforms, where {told} was foretold: the `size` "
+            "of its record is wrong, or a transform of whole examples changes the size of the image."
+        )

@@ -4,15 +4,16 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
 from vision.data import chain, images
 from vision.data.geometry import Shape
-from vision.data.groups import Group, grouped
+from vision.data.groups import Bucket, Group, bucketed, grouped
 from vision.data.images import BadImage
+from vision.data.orders import bucket_of_step, shuffled
 from vision.data.source import Records
 from vision.errors import UsageError
 
@@ -21,8 +22,9 @@ Spec = dict[str, tuple[tuple[int, ...], np.dtype]]  # field -> shape and dtype o
 
 PADDING = -1  # the `index` of a row that is no example
 
-# The second word of Philox's key keeps the orders and the augmentations of one seed apart.
-_EXAMPLES, _ORDERS = 0, 1
+_DRAWS = 100  # of another example, where what was drawn cannot be read
+
+_EXAMPLES = 0  # the second word of Philox's key: `vision.data.orders` has others for the orders of the same seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Loader:
         spec: the fields of an example.
         spec_from: the place among the records of the example that has them.
         groups: of a single pass over images of different shapes: the examples of each step, which have one shape.
+        buckets: of training on images of different shapes: the examples of each shape.
     """
 
     records: Records
@@ -55,6 +58,7 @@ class Loader:
     spec: Spec
     spec_from: int = 0
     groups: tuple[Group, ...] = ()
+    buckets: tuple[Bucket, ...] = ()
 
     def batch(self, step: int) -> Batch:
         """This host's rows of the batch of a step: the fields of the examples, `mask` and `index`.
@@ -63,9 +67,12 @@ class Loader:
         example among the records, `PADDING` for padding.
         """
         epochs, indices = self.places(step)
-        spec, spec_from = self.spec, self.spec_from
+        transforms, spec, spec_from = self.transforms, self.spec, self.spec_from
         if step < len(self.groups):
             spec, spec_from = self.groups[step].spec, self.groups[step].spec_from
+        if self.buckets:
+            bucket = self.buckets[self._bucket(step)[0]]
+            transforms, spec, spec_from = bucket.transforms, bucket.spec, bucket.spec_from
         batch = {name: np.zeros((len(indices), *shape), dtype) for name, (shape, dtype) in spec.items()}
         batch["mask"] = np.zeros(len(indices), np.float32)
         batch["index"] = indices.astype(np.int32)
@@ -73,7 +80,7 @@ class Loader:
             if index == PADDING:
                 continue
             try:
-                example = self.example(index, epoch)
+                example = self.example(index, epoch, transforms)
             except BadImage:
                 if self.on_bad_image == "stop":
                     raise
@@ -104,29 +111,65 @@ class Loader:
                 members = self.groups[step].indices
                 indices[: len(members)] = members
             return np.zeros(len(self.rows), np.int64), indices[self.rows.start : self.rows.stop]
-        count = len(self.records)
-        epochs, positions = np.divmod(step * self.batch_size + np.asarray(self.rows, np.int64), count)
-        indices = positions
-        if self.shuffle:
-            indices = np.empty_like(positions)
-            for epoch in np.unique(epochs):
-                here = epochs == epoch
-                indices[here] = shuffled(self.seed, int(epoch), count)[positions[here]]
+        if self.buckets:
+            bucket, number = self._bucket(step)
+            members = self.buckets[bucket].members
+            return self._successive(number, len(members), bucket, members)
+        epochs, indices = self._successive(step, len(self.records))
         if not self.repeat:
             indices = np.where(epochs == 0, indices, PADDING)
         return epochs, indices
 
-    def example(self, index: int, epoch: int) -> Batch:
-        """One example after its transforms; its randomness is its own, for each (seed, epoch, index)."""
+    def _successive(
+        self, number: int, count: int, bucket: int = 0, members: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """`places` of the batch of this number, of `count` examples that come again and again, which are `members`."""
+        epochs, positions = np.divmod(number * self.batch_size + np.asarray(self.rows, np.int64), count)
+        if self.shuffle:
+            orders = {epoch: shuffled(self.seed, epoch, count, bucket) for epoch in np.unique(epochs).tolist()}
+            pairs = zip(epochs.tolist(), positions.tolist(), strict=True)
+            positions = np.array([orders[epoch][position] for epoch, position in pairs], np.int64)
+        return epochs, positions if members is None else members[positions]
+
+    def _bucket(self, step: int) -> tuple[int, int]:
+        """Which bucket the batch of a step is of, and its number among that bucket's batches."""
+        counts = tuple(len(bucket.members) for bucket in self.buckets)
+        return bucket_of_step(step, counts, self.batch_size, self.seed, self.shuffle)
+
+    def example(self, index: int, epoch: int, transforms: Sequence[chain.Call] | None = None) -> Batch:
+        """One example after its transforms; its randomness is its own, for each (seed, epoch, index).
+
+        Args:
+            index: its place among the records.
+            epoch: from 0 on.
+            transforms: those of its bucket, where it has one.
+        """
+        transforms = self.transforms if transforms is None else transforms
         with self._naming(index):
-            return _arrays(chain.apply(self.transforms, self.records[index], self._rng(index, epoch)))
+            rng = self._rng(index, epoch)
+            return _arrays(chain.apply(transforms, self.records[index], rng, functools.partial(self._another, rng)))
+
+    def _another(self, rng: np.random.Generator, transforms: Sequence[chain.Call]) -> chain.Example:
+        """An example drawn at random after some transforms, for transforms that make one image of several."""
+        for _ in range(_DRAWS):
+            index = int(rng.integers(len(self.records)))
+            try:
+                with self._naming(index):
+                    return chain.apply(transforms, self.records[index], rng, functools.partial(self._another, rng))
+            except BadImage:
+                if self.on_bad_image == "stop":
+                    raise
+        raise UsageError(f"None of {_DRAWS} images drawn at random can be read.")
 
     def shape(self, index: int) -> Shape:
         """Height and width of an example of a single pass, for which its image is not decoded if its header tells."""
         with self._naming(index):
-            of_record = getattr(self.records, "size", None)
-            size = of_record(index) if of_record else images.size(self.records[index]["image"])
-            return chain.output_shape(self.transforms, size, self._rng(index, epoch=0))
+            return chain.output_shape(self.transforms, self._size(index), self._rng(index, epoch=0))
+
+    def _size(self, index: int) -> Shape:
+        """Height and width of the image of a record."""
+        of_record = getattr(self.records, "size", None)
+        return of_record(index) if of_record else images.size(self.records[index]["image"])
 
     def _rng(self, index: int, epoch: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=[self.seed, _EXAMPLES], counter=[0, 0, epoch, index]))
@@ -183,6 +226,31 @@ class Loader:
         largest = max(groups, key=lambda group: math.prod(group.spec["image"][0]))
         return dataclasses.replace(self, spec=largest.spec, spec_from=largest.spec_from, groups=groups)
 
+    def with_buckets(self, threads: int) -> "Loader":
+        """This loader with batches of one shape each, for training on images of several.
+
+        Args:
+            threads: that look up the shapes.
+        """
+        position = next(i for i, call in enumerate(self.transforms) if call.name == "pad_to")
+        fixed = chain.fixed(self.transforms[: position + 1])
+        padded = functools.cache(lambda size: chain.output_shape(fixed, size, None))
+
+        def shape(index: int) -> Shape:
+            with self._naming(index):
+                return padded(tuple(self._size(index)))
+
+        found = bucketed(
+            shape,
+            self.transforms,
+            lambda index, transforms: self.example(index, 0, transforms),
+            len(self.records),
+            self.on_bad_image == "skip",
+            threads,
+        )
+        largest = max(found, key=lambda bucket: math.prod(bucket.spec["image"][0]))
+        return dataclasses.replace(self, spec=largest.spec, spec_from=largest.spec_from, buckets=found)
+
     def _check_shapes(self, example: Batch, index: int, spec: Spec, spec_from: int) -> None:
         for name, (shape, _) in spec.items():
             if name not in example or example[name].shape != shape:
@@ -193,19 +261,6 @@ class Loader:
                     f"{self.records.describe(index)}: {name!r} has {given}, while other examples have {shape}, "
                     f"such as {self.records.describe(spec_from)}; a batch needs one shape.{hint}"
                 )
-
-
-@functools.lru_cache(maxsize=4)
-def shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
-    """A random order of `count` examples; every (seed, epoch) has its own.
-
-    Kept for the epochs in use. An order of a million takes 10 ms and 4 MB, once an epoch; asking Grain's
-    `index_shuffle` instead takes 20 microseconds for each example, more than decoding a small image.
-    """
-    rng = np.random.Generator(np.random.Philox(key=[seed, _ORDERS], counter=[0, 0, epoch, 0]))
-    order = rng.permutation(np.arange(count, dtype=np.int32))
-    order.flags.writeable = False  # shared by all threads
-    return order
 
 
 def _arrays(example: dict) -> Batch:

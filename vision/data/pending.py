@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from vision.data import colour, geometry, images
-from vision.data.annotations import move_example
+from vision.data.annotations import move_example, visible_boxes, without_objects
 from vision.data.geometry import LUMA, Geometry, Shape
+from vision.errors import UsageError
 
 
 class Pending:
@@ -36,8 +37,21 @@ class Pending:
         mean = images.opencv().mean(image)[: image.shape[2]] if image.size else 0.0
         return float(LUMA @ colour.of_colour(self._colour, np.asarray(mean)))
 
+    def boxes(self) -> np.ndarray:
+        """(n, 4) float64: the boxes of the objects, as they will be; upright hulls where something turns them."""
+        boxes, stays = self._visible_boxes()
+        return boxes[stays]
+
+    def _visible_boxes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 4) boxes as they will be, and (N,) whether each will be an object still."""
+        if "boxes" not in self._example:
+            raise UsageError("A transform needs the objects' `boxes`, which these data do not have.")
+        return visible_boxes(self._example["boxes"], self._geometry or geometry.identity(self.shape))
+
     def move(self, moved: Geometry) -> None:
         """Adds a geometry. A fill is not to be painted by the colours before it: those go into the image first."""
+        if moved.by_centre:
+            self._leave_out_by_centre(moved)
         if moved.fill is not None and self._colour is not colour.IDENTITY:
             self._paint_image()
         if self._geometry is None:
@@ -64,6 +78,13 @@ class Pending:
     @property
     def _image(self) -> np.ndarray:
         return images.decoded(self._example["image"])
+
+    def _leave_out_by_centre(self, moved: Geometry) -> None:
+        """Takes out, of the image that there is so far, the objects whose centre `moved` cuts away."""
+        boxes, stays = self._visible_boxes()
+        centres = moved.matrix.of((boxes[:, :2] + boxes[:, 2:]) / 2)
+        inside = ((centres >= 0) & (centres < np.array(moved.shape[::-1]))).all(axis=1)
+        self._example = without_objects(self._example, ~(stays & inside))
 
     def _paint_image(self) -> None:
         self._example = {**self._example, "image": colour.apply(self._image, self._colour)}

@@ -177,13 +177,11 @@ class Pipeline:
             spec={},
         )
         several = [call for call in loader.transforms if call.name == "pad_to" and len(call.arguments["sizes"]) > 1]
-        if several and train:
-            raise UsageError(
-                f"{where}.transforms: pad_to has {len(several[0].arguments['sizes'])} sizes, but training needs images "
-                'of one: give it one size, or cut them out, such as with "random_crop(480, pad_smaller=True)".'
-            )
+        if several and train and len([call for call in loader.transforms if call.name == "pad_to"]) > 1:
+            raise UsageError(f"{where}.transforms: training takes but one pad_to, where it has several sizes.")
         if several and len(source):
-            self._loader = loader.with_groups(threads or min(16, _cpu_cores()))
+            lookups = threads or min(16, _cpu_cores())
+            self._loader = loader.with_buckets(lookups) if train else loader.with_groups(lookups)
         else:
             self._loader = loader.with_spec(tries=self._max_bad + 1)
 
@@ -206,6 +204,12 @@ class Pipeline:
 
         fields = {**self._loader.spec, "mask": ((), np.dtype(np.float32)), "index": ((), np.dtype(np.int32))}
         return {name: jax.ShapeDtypeStruct((self.batch_size, *shape), dtype) for name, (shape, dtype) in fields.items()}
+
+    @property
+    def image_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Height, width and channels of the images, of all shapes that batches have."""
+        specs = [part.spec for part in self._loader.buckets or self._loader.groups] or [self._loader.spec]
+        return tuple(dict.fromkeys(spec["image"][0] for spec in specs))
 
     def batch(self, step: int) -> Batch:
         """This host's rows of the batch of any step; the same whenever and wherever it is asked for.

@@ -3,9 +3,11 @@
 A transform is a function of what its first parameters ask for, and of its own arguments. There are three kinds:
 
 - `shape`, the height and width of the image: it returns a `Geometry`, by which the image and all that has coordinates
-  (boxes, masks, keypoints, the segmentation map) will be moved;
+  (boxes, masks, keypoints, the segmentation map) will be moved; it may ask for `boxes` too, (n, 4) float64, those of
+  the objects as they will be;
 - `rng` or `grey`, the image's mean grey level: it returns a colour matrix, (3, 4), see `vision.data.colour`;
-- `example`, a dict of named fields: it returns a new one, whose image has the same height and width.
+- `example`, a dict of named fields: it returns a new one, whose image has the same height and width, unless it asks for
+  `others` too: `others(n)` are n more examples, drawn at random, as the transforms before it make them.
 
 Those of the first two kinds need no pixels, so that `vision.data.chain` composes them and touches the image once. One
 that is random takes the example's own generator, `rng`, so that an example depends on the seed, the epoch and its
@@ -21,14 +23,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vision import schema
 from vision.data import colour, geometry, images
+from vision.data.annotations import PLACE
+from vision.data.arguments import INJECTED, Example, Method, Size, check, height_width, scaled
 from vision.data.geometry import Geometry, Shape
+from vision.data.object_transforms import expand, mosaic, random_iou_crop
 from vision.errors import UsageError
-
-Example = dict[str, Any]
-Size = int | tuple[int, int]
-Method = Literal["auto", "linear", "area", "cubic", "nearest"]
 
 
 def decode(example: Example, *, channels: int = 3) -> Example:
@@ -43,10 +43,14 @@ def decode(example: Example, *, channels: int = 3) -> Example:
 def keep(example: Example, *, fields: str | tuple[str, ...]) -> Example:
     """Drops every field but the image and the ones named, such as those that differ in shape between examples.
 
+    With `boxes` stays what says where they lie in the image's file.
+
     Args:
         fields: names of fields, which need not be there.
     """
     kept = {"image", *((fields,) if isinstance(fields, str) else fields)}
+    if "boxes" in kept:
+        kept |= set(PLACE)
     return {name: value for name, value in example.items() if name in kept}
 
 
@@ -56,7 +60,7 @@ def autocontrast(example: Example, *, cutoff: float = 0.005) -> Example:
     Args:
         cutoff: share of the pixels at each end that may become black or white, 0..0.5.
     """
-    _check("autocontrast", cutoff=0 <= cutoff < 0.5)
+    check(autocontrast, cutoff=0 <= cutoff < 0.5)
     image = images.decoded(example["image"])
     low, high = np.quantile(images.decode(image, channels=1), (cutoff, 1 - cutoff))
     if high <= low:
@@ -71,7 +75,7 @@ def noise(example: Example, rng: np.random.Generator, *, std: float) -> Example:
     Args:
         std: its standard deviation in grey levels, of 255.
     """
-    _check("noise", std=std >= 0)
+    check(noise, std=std >= 0)
     image = images.decoded(example["image"])
     noisy = image + np.float32(std) * rng.standard_normal(image.shape, np.float32)
     return {**example, "image": np.clip(np.rint(noisy), 0, 255).astype(np.uint8)}
@@ -95,7 +99,7 @@ def resize(shape: Shape, *, size: Size, method: Method = "auto") -> Geometry:
         size: height and width in pixels, one number for a square.
         method: interpolation; "auto" is "linear", or "area" where a side shrinks to less than half.
     """
-    return geometry.resize(shape, _height_width(size, "resize"), method=method)
+    return geometry.resize(shape, height_width(size, resize), method=method)
 
 
 def resize_small(shape: Shape, *, size: int, method: Method = "auto") -> Geometry:
@@ -105,8 +109,8 @@ def resize_small(shape: Shape, *, size: int, method: Method = "auto") -> Geometr
         size: the shorter side in pixels.
         method: interpolation, as for resize.
     """
-    _check("resize_small", size=size >= 1)
-    return geometry.resize(shape, _scaled(shape, size / min(shape)), method=method)
+    check(resize_small, size=size >= 1)
+    return geometry.resize(shape, scaled(shape, size / min(shape)), method=method)
 
 
 def resize_long(shape: Shape, *, size: int, method: Method = "auto") -> Geometry:
@@ -116,8 +120,38 @@ def resize_long(shape: Shape, *, size: int, method: Method = "auto") -> Geometry
         size: the longer side in pixels.
         method: interpolation, as for resize.
     """
-    _check("resize_long", size=size >= 1)
-    return geometry.resize(shape, _scaled(shape, size / max(shape)), method=method)
+    check(resize_long, size=size >= 1)
+    return geometry.resize(shape, scaled(shape, size / max(shape)), method=method)
+
+
+def resize_within(shape: Shape, *, size: int | tuple[int, ...], max_size: int, method: Method = "auto") -> Geometry:
+    """Resizes so that the shorter side has one length, unless the longer would then be above another: it has that then.
+
+    Faster R-CNN's (Ren et al. 2015, section 3.3) and its successors': "resize_within(800, 1333)". Proportions stay.
+
+    Args:
+        size: the shorter side in pixels; of several, the longest.
+        max_size: the most pixels of the longer side.
+        method: interpolation, as for resize.
+    """
+    shorter = max((size,) if isinstance(size, int) else size, default=0)
+    check(resize_within, size=shorter >= 1, max_size=max_size >= 1)
+    factor = min(shorter / min(shape), max_size / max(shape))
+    return geometry.resize(shape, scaled(shape, factor), method=method)
+
+
+def random_resize_within(
+    shape: Shape, rng: np.random.Generator, *, size: tuple[int, ...], max_size: int, method: Method = "auto"
+) -> Geometry:
+    """As resize_within, with one of several sizes: training at many scales, such as (640, 672, 704, 736, 768, 800).
+
+    Args:
+        size: lengths of the shorter side in pixels, one of which is drawn.
+        max_size: the most pixels of the longer side.
+        method: interpolation, as for resize.
+    """
+    check(random_resize_within, size=len(size) > 0 and min(size) >= 1)
+    return resize_within(shape, size=size[int(rng.integers(len(size)))], max_size=max_size, method=method)
 
 
 def letterbox(shape: Shape, *, size: Size, fill: int = 0, method: Method = "auto") -> Geometry:
@@ -130,33 +164,49 @@ def letterbox(shape: Shape, *, size: Size, fill: int = 0, method: Method = "auto
         fill: grey level of the padding, 0..255.
         method: interpolation, as for resize.
     """
-    size = _height_width(size, "letterbox")
-    _check("letterbox", fill=0 <= fill <= 255)
-    inner = _scaled(shape, min(size[0] / shape[0], size[1] / shape[1]))
+    size = height_width(size, letterbox)
+    check(letterbox, fill=0 <= fill <= 255)
+    inner = scaled(shape, min(size[0] / shape[0], size[1] / shape[1]))
     fitted = geometry.resize(shape, inner, method=method)
     return fitted._replace(shape=size, fill=fill, border=True, size=inner)
 
 
-def pad_to(shape: Shape, *, sizes: tuple[tuple[int, int], ...], fill: int = 0) -> Geometry:
+def pad_to(
+    shape: Shape,
+    *,
+    sizes: tuple[tuple[int, int], ...],
+    fill: int = 0,
+    shrink: bool = False,
+    method: Method = "auto",
+) -> Geometry:
     """Pads at the bottom and at the right to the smallest of some sizes that the image fits into.
 
-    With several sizes, images of different shapes are evaluated in batches of one shape each, and no more programs are
-    compiled than there are sizes; training needs one size. The field `size` then holds the height and width without
-    the padding. The segmentation map is padded with 255, which is ignored.
+    With several sizes, images of different shapes come in batches of one shape each, and no more programs are compiled
+    than there are sizes. In training an image belongs to the size that it has without chance, as the transforms that
+    are not random make it; what random ones have made too large for that is shrunk to fit. The field `size` then holds
+    the height and width without the padding. The segmentation map is padded with 255, which is ignored.
 
     Args:
         sizes: (height, width) pairs in pixels, in any order: ((512, 512), (512, 768), (768, 512)).
         fill: grey level of the padding, 0..255.
+        shrink: whether an image that fits into none is resized to fit into the one where it stays largest, its
+            proportions kept; otherwise it is an error.
+        method: interpolation where it is resized, as for resize.
     """
-    _check("pad_to", sizes=bool(sizes) and all(min(size) >= 1 for size in sizes), fill=0 <= fill <= 255)
+    check(pad_to, sizes=bool(sizes) and all(min(size) >= 1 for size in sizes), fill=0 <= fill <= 255)
     fitting = [size for size in sizes if size[0] >= shape[0] and size[1] >= shape[1]]
-    if not fitting:
-        largest = max(sizes, key=math.prod)
-        raise UsageError(
-            f"pad_to: the image, {shape[0]}x{shape[1]} (height x width), fits into none of the sizes, of which the "
-            f"largest is {largest[0]}x{largest[1]}; add a larger one, or resize first, such as with resize_long."
-        )
-    return geometry.crop(0, 0, min(fitting, key=math.prod), fill=fill, border=True, size=shape)
+    if fitting:
+        return geometry.crop(0, 0, min(fitting, key=math.prod), fill=fill, border=True, size=shape)
+    if shrink:
+        factors = {size: min(size[0] / shape[0], size[1] / shape[1]) for size in sizes}
+        best = max(sizes, key=lambda size: (factors[size], -math.prod(size)))
+        return letterbox(shape, size=best, fill=fill, method=method)
+    largest = max(sizes, key=math.prod)
+    raise UsageError(
+        f"pad_to: the image, {shape[0]}x{shape[1]} (height x width), fits into none of the sizes, of which the "
+        f"largest is {largest[0]}x{largest[1]}; add a larger one, resize first, such as with resize_within, or let it "
+        "be resized, with shrink=True."
+    )
 
 
 def central_crop(shape: Shape, *, size: Size, pad_smaller: bool = False, fill: int = 0) -> Geometry:
@@ -167,9 +217,9 @@ def central_crop(shape: Shape, *, size: Size, pad_smaller: bool = False, fill: i
         pad_smaller: whether an image smaller than that is padded on all sides; otherwise it is an error.
         fill: grey level of the padding, 0..255.
     """
-    height, width = _height_width(size, "central_crop")
+    height, width = height_width(size, central_crop)
     top, left = (shape[0] - height) // 2, (shape[1] - width) // 2
-    return _crop("central_crop", shape, top, left, (height, width), 0, pad_smaller, fill)
+    return _crop(central_crop, shape, top, left, (height, width), 0, pad_smaller, fill)
 
 
 def random_crop(
@@ -189,11 +239,11 @@ def random_crop(
         fill: grey level of the border, 0..255; the segmentation map gets 255 there, which is ignored.
         pad_smaller: whether an image smaller than that is padded at the bottom and right; otherwise it is an error.
     """
-    height, width = _height_width(size, "random_crop")
-    _check("random_crop", padding=padding >= 0)
+    height, width = height_width(size, random_crop)
+    check(random_crop, padding=padding >= 0)
     top = int(rng.integers(max(0, shape[0] + 2 * padding - height) + 1)) - padding
     left = int(rng.integers(max(0, shape[1] + 2 * padding - width) + 1)) - padding
-    return _crop("random_crop", shape, top, left, (height, width), padding, pad_smaller, fill)
+    return _crop(random_crop, shape, top, left, (height, width), padding, pad_smaller, fill)
 
 
 def random_resized_crop(
@@ -213,8 +263,8 @@ def random_resized_crop(
         ratio: smallest and largest width / height, drawn uniformly in its logarithm.
         method: interpolation, as for resize.
     """
-    _check("random_resized_crop", area=0 < area[0] <= area[1] <= 1, ratio=0 < ratio[0] <= ratio[1])
-    size = _height_width(size, "random_resized_crop")
+    check(random_resized_crop, area=0 < area[0] <= area[1] <= 1, ratio=0 < ratio[0] <= ratio[1])
+    size = height_width(size, random_resized_crop)
     top, left, height, width = _random_rectangle(rng, *shape, area, ratio)
     part = geometry.crop(top, left, (height, width))
     return geometry.then(part, geometry.resize(part.shape, size, method=method))
@@ -230,8 +280,8 @@ def scale_jitter(
         high: the largest factor.
         method: interpolation, as for resize.
     """
-    _check("scale_jitter", low=low > 0, high=low <= high)
-    return geometry.resize(shape, _scaled(shape, rng.uniform(low, high)), method=method)
+    check(scale_jitter, low=low > 0, high=low <= high)
+    return geometry.resize(shape, scaled(shape, rng.uniform(low, high)), method=method)
 
 
 # Movements on a canvas of the same size.
@@ -252,7 +302,7 @@ def flip(
         direction: "horizontal" exchanges left and right, "vertical" top and bottom.
         swap: pairs of keypoints, by number from 0, that then exchange their places: left and right eye, ...
     """
-    _check("flip", probability=0 <= probability <= 1)
+    check(flip, probability=0 <= probability <= 1)
     if rng.random() >= probability:
         return geometry.identity(shape)
     return geometry.mirror(shape, 1 if direction == "horizontal" else 0, swap=swap)
@@ -265,7 +315,7 @@ def rotate(shape: Shape, rng: np.random.Generator, *, degrees: float, fill: int 
         degrees: the largest angle, either way.
         fill: grey level of what comes into view, 0..255.
     """
-    _check("rotate", fill=0 <= fill <= 255)
+    check(rotate, fill=0 <= fill <= 255)
     angle = math.radians(rng.uniform(-degrees, degrees))
     cosine, sine = math.cos(angle), math.sin(angle)
     return geometry.about_centre(shape, (cosine, sine, -sine, cosine), fill=fill)
@@ -278,7 +328,7 @@ def translate(shape: Shape, rng: np.random.Generator, *, fraction: float, fill: 
         fraction: the largest shift, as a share of the image's height and width, 0..1.
         fill: grey level of what comes into view, 0..255.
     """
-    _check("translate", fraction=0 <= fraction <= 1, fill=0 <= fill <= 255)
+    check(translate, fraction=0 <= fraction <= 1, fill=0 <= fill <= 255)
     down = round(rng.uniform(-fraction, fraction) * shape[0])
     right = round(rng.uniform(-fraction, fraction) * shape[1])
     return geometry.about_centre(shape, (1.0, 0.0, 0.0, 1.0), (right, down), fill=fill)
@@ -292,7 +342,7 @@ def scale(shape: Shape, rng: np.random.Generator, *, low: float, high: float, fi
         high: the largest factor.
         fill: grey level of what comes into view, 0..255.
     """
-    _check("scale", low=low > 0, high=low <= high, fill=0 <= fill <= 255)
+    check(scale, low=low > 0, high=low <= high, fill=0 <= fill <= 255)
     factor = math.exp(rng.uniform(math.log(low), math.log(high)))
     return geometry.about_centre(shape, (factor, 0.0, 0.0, factor), fill=fill)
 
@@ -306,7 +356,7 @@ def brightness(rng: np.random.Generator, *, amount: float) -> np.ndarray:
     Args:
         amount: the factor is in [1 - amount, 1 + amount], 0..1.
     """
-    _check("brightness", amount=0 <= amount <= 1)
+    check(brightness, amount=0 <= amount <= 1)
     return colour.blend(rng.uniform(1 - amount, 1 + amount))
 
 
@@ -318,7 +368,7 @@ def contrast(grey: float, rng: np.random.Generator, *, amount: float) -> np.ndar
     Args:
         amount: the factor is in [1 - amount, 1 + amount], 0..1.
     """
-    _check("contrast", amount=0 <= amount <= 1)
+    check(contrast, amount=0 <= amount <= 1)
     return colour.blend(rng.uniform(1 - amount, 1 + amount), grey)
 
 
@@ -328,7 +378,7 @@ def saturation(rng: np.random.Generator, *, amount: float) -> np.ndarray:
     Args:
         amount: the factor is in [1 - amount, 1 + amount], 0..1.
     """
-    _check("saturation", amount=0 <= amount <= 1)
+    check(saturation, amount=0 <= amount <= 1)
     return colour.saturate(rng.uniform(1 - amount, 1 + amount))
 
 
@@ -338,7 +388,7 @@ def hue(rng: np.random.Generator, *, degrees: float) -> np.ndarray:
     Args:
         degrees: the largest angle, either way; 180 reaches every hue.
     """
-    _check("hue", degrees=0 <= degrees <= 180)
+    check(hue, degrees=0 <= degrees <= 180)
     return colour.turn_hue(math.radians(rng.uniform(-degrees, degrees)))
 
 
@@ -353,12 +403,17 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         resize,
         resize_small,
         resize_long,
+        resize_within,
+        random_resize_within,
         letterbox,
         pad_to,
         central_crop,
         random_crop,
         random_resized_crop,
         scale_jitter,
+        random_iou_crop,
+        expand,
+        mosaic,
         flip,
         rotate,
         translate,
@@ -370,11 +425,13 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
     )
 }
 
-# What a transform may ask for by the name of a parameter, other than its own arguments.
-INJECTED = ("example", "shape", "grey", "rng")
-
 # What takes the place of a random transform that gives the image its size, where nothing is to be random.
-FIXED: dict[str, str] = {"random_resized_crop": "resize", "random_crop": "central_crop"}
+FIXED: dict[str, str] = {
+    "random_resized_crop": "resize",
+    "random_crop": "central_crop",
+    "random_resize_within": "resize_within",
+    "mosaic": "letterbox",
+}
 
 
 @functools.cache
@@ -388,35 +445,15 @@ def is_random(function: Callable) -> bool:
     return "rng" in asks_for(function)
 
 
-def _height_width(size: Size, transform: str) -> Shape:
-    height, width = (size, size) if isinstance(size, int) else size
-    _check(transform, size=height >= 1 and width >= 1)
-    return height, width
-
-
-def _scaled(shape: Shape, factor: float) -> Shape:
-    """The nearest whole numbers of pixels, but at least one."""
-    height, width = (max(1, round(side * factor)) for side in shape)
-    return height, width
-
-
-def _check(transform: str, **arguments: bool) -> None:
-    """Raises UsageError for the first argument that is out of range."""
-    for name, valid in arguments.items():
-        if not valid:
-            meaning = schema.keys(TRANSFORMS[transform], INJECTED)[name].meaning
-            raise UsageError(f"{transform}: {name} is out of range; it is {meaning}")
-
-
 def _crop(
-    transform: str, shape: Shape, top: int, left: int, size: Shape, padding: int, pad_smaller: bool, fill: int
+    transform: Callable, shape: Shape, top: int, left: int, size: Shape, padding: int, pad_smaller: bool, fill: int
 ) -> Geometry:
     """A crop of the image with a border, which must be large enough unless it may be padded."""
-    _check(transform, fill=0 <= fill <= 255)
+    check(transform, fill=0 <= fill <= 255)
     smaller = size[0] > shape[0] + 2 * padding or size[1] > shape[1] + 2 * padding
     if smaller and not pad_smaller:
         raise UsageError(
-            f"{transform}: the image, {shape[0]}x{shape[1]}, is smaller than the crop, {size[0]}x{size[1]}; "
+            f"{transform.__name__}: the image, {shape[0]}x{shape[1]}, is smaller than the crop, {size[0]}x{size[1]}; "
             "resize it first, such as with resize_small, or pad it, with pad_smaller=True."
         )
     if padding or smaller:

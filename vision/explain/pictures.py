@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from vision.explain import palette
+from vision.explain import objects, palette
 from vision.explain.figure import (
     DPI,
     FAINT,
@@ -24,6 +24,7 @@ from vision.explain.figure import (
 from vision.explain.results import Results
 from vision.ops import patches
 
+_MOST_WITH_OBJECTS = 24  # images, for they are drawn larger
 _TITLE_INCHES = 0.62
 _MARGIN_INCHES = 0.18
 _GAP_INCHES = 0.12
@@ -178,37 +179,53 @@ def show_batch(
     class_names: Sequence[str] = (),
     limit: int = 64,
 ) -> None:
-    """The pictures of one training batch as the model gets them, with their labels or class maps; padding is dimmed.
+    """The pictures of one training batch as the model gets them, with what is known of them; padding is dimmed.
 
     Args:
         path: the PNG file.
-        batch: the batch, `image (B, H, W, C)` in uint8; `label (B,)`, `segmentation (B, H, W)` and `mask (B,)` are
-            drawn where there are any.
+        batch: the batch, `image (B, H, W, C)` in uint8; `label (B,)`, `segmentation (B, H, W)`, `mask (B,)` and objects
+            (`boxes (B, N, 4)`, `classes` and `valid (B, N)`, `crowd`, `masks`, `keypoints`) are drawn where there are
+            any.
         step: the step that the batch is of.
         class_names: name of each class; where empty, labels are drawn as numbers.
-        limit: most images to draw.
+        limit: most images to draw; of those with objects, 24.
     """
     images = np.asarray(batch["image"])
     real = np.asarray(batch.get("mask", np.ones(len(images)))) > 0
     labels = np.asarray(batch["label"]) if "label" in batch else None
+    limit = min(limit, _MOST_WITH_OBJECTS) if "boxes" in batch else limit
     maps = np.asarray(batch["segmentation"])[:limit] if "segmentation" in batch else ()
     cells = []
     for index in range(min(len(images), limit)):
         caption = [Line("padding", GREY)]
         if real[index]:
             caption = [] if labels is None else [Line(_name(class_names, labels[index]))]
-        image = palette.overlay(images[index], maps[index], class_names) if len(maps) else images[index]
+        image = images[index]
+        if len(maps):
+            image = palette.overlay(image, maps[index], class_names)
+        if "boxes" in batch:
+            # Where there are classes of pixels as well, the names are theirs.
+            image = _with_objects(image, batch, index, () if len(maps) else class_names)
         cells.append(Cell(image, caption, dim=not real[index]))
     size = "×".join(str(side) for side in images.shape[1:])
     subtitle = f"{int(real.sum())} images of {size}" + (f", the first {limit}" if len(images) > limit else "")
     if not real.all():
         subtitle += f", and {int((~real).sum())} rows of padding"
+    look = {}
     if len(maps):
-        grid(
-            path, cells, f"Batch of step {step:,}", subtitle, cell_inches=1.7, legend=palette.legend(class_names, maps)
-        )
-    else:
-        grid(path, cells, f"Batch of step {step:,}", subtitle)
+        look = {"cell_inches": 1.7, "legend": palette.legend(class_names, maps)}
+    if "boxes" in batch:
+        subtitle += f"; {int(np.sum(np.asarray(batch['valid'])[real] > 0)):,} objects"
+        look["cell_inches"] = 2.6
+    grid(path, cells, f"Batch of step {step:,}", subtitle, **look)
+
+
+def _with_objects(image: np.ndarray, batch: Mapping[str, Any], index: int, class_names: Sequence[str]) -> np.ndarray:
+    """An image of a batch with its objects."""
+    valid = np.asarray(batch["valid"][index]) > 0
+    more = {name: np.asarray(batch[name][index])[valid] for name in ("masks", "keypoints", "crowd") if name in batch}
+    boxes, classes = (np.asarray(batch[name][index])[valid] for name in ("boxes", "classes"))
+    return objects.draw_objects(image, boxes, classes, class_names, **more)
 
 
 def prediction_grid(path: str | Path, results: Results, limit: int = 64) -> None:

@@ -101,7 +101,7 @@ def fit(
     pending = [(step, {k: tuple(v) for k, v in values.items()}) for step, values in progress.get("pending", [])]
     seconds_before, began = progress.get("seconds", 0.0), time.perf_counter()
     last_saved = start or None
-    reported_compiling = False
+    reported_compiling = None
 
     def now(owed: bool = False) -> dict[str, Any]:
         seconds = seconds_before + time.perf_counter() - began
@@ -128,9 +128,9 @@ def fit(
         row, means, report = {}, None, None
         if log:
             means, report = _means(pending), meter.report()
-            if not reported_compiling:
-                report["compile_seconds"] = round(train_step.compile_seconds, 3)
-                reported_compiling = True
+            if train_step.compile_seconds != reported_compiling:  # a batch of a new shape may come at any time
+                reported_compiling = train_step.compile_seconds
+                report["compile_seconds"] = round(reported_compiling, 3)
             row = {f"train/{name}": value for name, value in means.items()}
             row |= {f"perf/{name}": value for name, value in report.items()}
             pending = []
@@ -152,8 +152,8 @@ def fit(
         if train_step.is_new(batch):
             with meter.excluded():
                 train_step.compile(state, batch)
-            meter.flops_per_step = train_step.flops
         state, metrics = train_step(state, batch)
+        meter.flops_per_step = train_step.flops
         meter.tick(examples)
         pending.append((step, metrics))
         if len(pending) > RUN_AHEAD:

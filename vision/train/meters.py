@@ -103,7 +103,8 @@ class Meter:
     as it does where the loop logs. In between, nothing waits for the device.
 
     Attributes:
-        flops_per_step: work of one step on one device, or None while it is not known.
+        flops_per_step: work of one step on one device, or None while it is not known; that of the steps to come, for
+            batches of different shapes are different work.
         examples_in_total: real examples of all intervals reported so far.
         seconds_in_total: training seconds of those intervals, without what was excluded.
     """
@@ -135,6 +136,7 @@ class Meter:
     def _restart(self) -> None:
         self._start, self._steps, self._examples = self._clock(), 0, 0
         self._waited = self._excluded = 0.0
+        self._flops: float | None = 0.0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -158,6 +160,8 @@ class Meter:
         """Counts one step of `examples` real examples, over all hosts."""
         self._steps += 1
         self._examples += examples
+        known = self._flops is not None and self.flops_per_step
+        self._flops = self._flops + self.flops_per_step if known else None
 
     def report(self) -> dict[str, float]:
         """The figures of the interval since the last report, and a new interval.
@@ -173,8 +177,8 @@ class Meter:
             result["step_time"] = seconds / self._steps
             result["data_wait"] = min(1.0, self._waited / seconds)
             result["examples_per_second"] = self._examples / seconds
-            if self.flops_per_step:
-                per_device = self.flops_per_step * self._steps / seconds
+            if self._flops:
+                per_device = self._flops / seconds
                 result["flops_per_second"] = per_device * self._devices
                 if self._peak:
                     result["peak_share"] = per_device / self._peak

@@ -93,7 +93,7 @@ class CompiledStep:
 
     Attributes:
         compile_seconds: time spent compiling, all shapes together.
-        flops: floating-point operations of one step on one device, of the shape compiled last; None where unknown.
+        flops: floating-point operations of the last step on one device; None where unknown.
     """
 
     def __init__(self, step: Callable, repeats: int = 1):
@@ -117,12 +117,12 @@ class CompiledStep:
         compiled = self._step.lower(state, batch).compile()
         self.compile_seconds += time.perf_counter() - start
         flops = compiled_flops(compiled)
-        self.flops = flops * self._repeats if flops else None
-        self._compiled[_shapes(batch)] = compiled
+        self._compiled[_shapes(batch)] = compiled, flops * self._repeats if flops else None
 
     def __call__(self, state: Any, batch: dict[str, jax.Array]) -> tuple[Any, Any]:
         """One step."""
-        return self._compiled[_shapes(batch)](state, batch)
+        compiled, self.flops = self._compiled[_shapes(batch)]
+        return compiled(state, batch)
 
 
 def _shapes(batch: dict[str, jax.Array]) -> tuple:
