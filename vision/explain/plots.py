@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vision.explain import pictures, segmentation
+from vision.explain import detection, pictures, segmentation
 from vision.explain.figure import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, new_figure, shorten
 from vision.explain.results import Results
 
@@ -286,7 +286,11 @@ def _list(axes: Any, y: float, title: str, heading: str, lines: Sequence[tuple[s
 
 # What a task may name in its `plots`: (path of the PNG file, results) -> None.
 PLOTS: dict[str, Callable[[str | Path, Results], None]] = {
+    "class_ap": detection.class_ap,
     "confusion_matrix": confusion_matrix,
+    "detection_grid": detection.detection_grid,
+    "detection_overlays": detection.detection_overlays,
+    "precision_recall": detection.precision_recall,
     "predictions": pictures.predictions,
     "prediction_grid": pictures.prediction_grid,
     "reconstructions": pictures.reconstructions,
@@ -297,6 +301,7 @@ PLOTS: dict[str, Callable[[str | Path, Results], None]] = {
 
 # What a task may name in its `prediction_files`: (path without an ending, image, its predictions, class names) -> file.
 FILES: dict[str, Callable[[Path, np.ndarray, dict[str, np.ndarray], Sequence[str]], Path]] = {
+    "detection_overlay": detection.write_detections,
     "segmentation_mask": segmentation.write_mask,
     "segmentation_overlay": segmentation.write_overlay,
 }
