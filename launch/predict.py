@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from absl import flags
 
 from launch import command
@@ -94,8 +93,8 @@ def keeps_size(run) -> bool:
     return not run.network.task.maps or run.sees_whole_images()
 
 
-def at_size(run, found: dict, file: str) -> tuple[np.ndarray, dict]:
-    """One of a run's predictions and its image in the size of its file, where the transforms keep all of it."""
+def at_size(run, found: dict, file: str) -> tuple:
+    """Image and predictions of one of a run's predictions, in the size of the file if the transforms keep all of it."""
     from vision.data.images import decode
 
     task = run.network.task

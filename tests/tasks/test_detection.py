@@ -1,5 +1,6 @@
 """What all detectors share, from a batch to `launch.predict`: a detector that finds what is brighter than around it."""
 
+import dataclasses
 import functools
 import json
 import os
@@ -67,7 +68,9 @@ class Bricks:
         return f"bricks {index}"
 
     def labels(self):
-        return None
+        return np.concatenate(
+            [record["classes"][record["valid"]] for record in map(self.__getitem__, range(len(self)))]
+        )
 
 
 def open_bricks(rest, split, where):
@@ -135,10 +138,10 @@ def bright_boxes(*, class_names: tuple[str, ...] = (), with_masks: bool = True) 
         def one(scores, white, size):
             boxes = outputs["windows"]
             inside = (boxes[:, 2] <= size[1] + 1) & (boxes[:, 3] <= size[0] + 1)
-            kept = nms.nms(boxes, scores, 0.3, FOUND, inside & (scores > 0.05))
-            boxes, scores = boxes[kept.index], jnp.where(kept.valid, scores[kept.index], 0.0)
-            found = {"boxes": boxes, "scores": scores, "valid": kept.valid}
-            found["classes"] = (white[kept.index] > 0.5).astype(jnp.int32)
+            index, kept = nms.nms(boxes, scores, 0.3, FOUND, inside & (scores > 0.05))
+            boxes, scores = boxes[index], jnp.where(kept, scores[index], 0.0)
+            found = {"boxes": boxes, "scores": scores, "valid": kept}
+            found["classes"] = (white[index] > 0.5).astype(jnp.int32)
             if with_masks:
                 found["masks"] = jnp.ones((FOUND, 14, 14)).at[:, :2, :2].set(0.2)
                 points = jnp.stack([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, :2]], axis=1)
@@ -161,16 +164,15 @@ def trained(tmp_path_factory):
     config = ConfigDict()
     config.model = dict(name="bright")
     config.task = dict(name="bright_boxes")
-    shared = dict(name=f"bricks:{EVALUATED}", split="test", batch_size=10)
-    small = "decode(channels=1)|letterbox((64, 96))"
+    shared = dict(name=f"bricks:{EVALUATED}", transforms="decode(channels=1)")
     config.data = dict(
-        preprocess=dict(name="normalize", mean=(0.0,), std=(1.0,)),
-        train=dict(shared, split="train", batch_size=8, transforms="decode(channels=1)"),
-        eval=dict(test=dict(shared, transforms="decode(channels=1)"), boxed=dict(shared, transforms=small)),
+        preprocess=dict(name="normalize"),
+        train=dict(shared, split="train", batch_size=8),
+        eval=dict(test=dict(shared, split="test", batch_size=10)),
     )
     config.optimizer = dict(name="momentum", learning_rate=1e-3)
     config.train = dict(steps=2)
-    config.log = dict(every=1)
+    config.log = dict(every=1, predictions=8)
     config.checkpoint = dict(every=0, best="test/mask_AP")
     workdir = tmp_path_factory.mktemp("runs") / "bright"
     with pytest.MonkeyPatch.context() as patch:
@@ -183,8 +185,21 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def evaluated(trained):
-    return trained[0].evaluate(show=8)
+def metrics(trained):
+    """Of the last evaluation: null is NaN."""
+    row = json.loads((trained[1] / "metrics.jsonl").read_text().splitlines()[-1])
+    return {name.removeprefix("test/"): np.nan if value is None else value for name, value in row.items()}
+
+
+@pytest.fixture(scope="module")
+def zoomed(trained):
+    """(run that enlarges and pads its images, its evaluation)."""
+    run, transforms = trained[0], "decode(channels=1)|letterbox((64, 96))"
+    config = run.config.copy_and_resolve_references()
+    config.data.eval.test.transforms = transforms
+    network = dataclasses.replace(run.network, description={**run.network.description, "transforms": transforms})
+    run = dataclasses.replace(run, config=config, network=network)
+    return run, run.evaluate("test", show=2)["test"]
 
 
 @pytest.fixture(scope="module")
@@ -244,12 +259,11 @@ def predicted(trained, files, tmp_path_factory):
     return out
 
 
-def by_cocos_evaluator(files, results, kind):
-    """The evaluator's own numbers for a file of results."""
+def by_cocos_evaluator(files, entries, kind):
+    """The evaluator's own numbers for the content of a file of results."""
     from faster_coco_eval import COCO, COCOeval_faster
 
     truth = COCO(str(files / "truth.json"))
-    entries = json.loads(results.read_text())
     for entry in entries:  # boxes and masks of results lead the evaluator to other areas
         for other in {"bbox": ("segmentation",), "segm": ("bbox",), "keypoints": ("bbox", "segmentation")}[kind]:
             entry.pop(other, None)
@@ -269,15 +283,136 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_ap_is_that_of_cocos_evaluator_on_the_files_that_predict_writes(evaluated, predicted, files, kind):
-    values = by_cocos_evaluator(files, predicted / "detections.json", kind)
-    metrics = evaluated["test"].metrics
-    for name, value in zip(KINDS[kind], values, strict=False):
+def test_ap_is_that_of_cocos_evaluator_on_the_files_that_predict_writes(metrics, predicted, files, kind):
+    entries = json.loads((predicted / "detections.json").read_text())
+    for name, value in zip(KINDS[kind], by_cocos_evaluator(files, entries, kind), strict=False):
         assert metrics[name] == value or (value == -1 and np.isnan(metrics[name])), name  # to the last bit
     assert 0.3 < metrics[KINDS[kind][0]] < 1
 
 
-def test_an_image_enlarged_and_padded_gives_boxes_in_pixels_of_its_file(evaluated, trained, files):
-    found = next(iter(evaluated["boxed"].shown))["batch"]
-    assert found["placement"].tolist() == pytest.approx([64 / HIGH, 0, 0, 0, 64 / HIGH, 0], rel=1e-2)
-    assert evaluated["boxed"].metrics["AP50"] > 0.2
+def test_so_it_is_where_images_are_enlarged_and_padded(zoomed, metrics, files):
+    run, found = zoomed
+    shown = found.shown[0]["batch"]
+    assert shown["placement"].tolist() == pytest.approx([94 / WIDE, 0, 0, 0, 64 / HIGH, 0])
+    assert shown["size"].tolist() == [64, 94]
+    entries = []
+    for number, example in enumerate(run.predictions([Bricks(EVALUATED)[i]["image"] for i in range(EVALUATED)])):
+        for entry in run.network.task.coco_results(run.in_file(example)["predictions"], (HIGH, WIDE), 100 + 3 * number):
+            entries.append(entry | {"category_id": 10 * entry["category_id"] - 3})
+    for name, value in zip(NAMES, by_cocos_evaluator(files, entries, "bbox"), strict=False):
+        assert found.metrics[name] == value or (value == -1 and np.isnan(found.metrics[name])), name
+    assert found.metrics["AP50"] > 0.3 and found.metrics["AP"] != metrics["AP"]
+    assert np.isnan(found.metrics["AP_large"])
+
+
+def test_every_metric_is_there_before_the_first_step_and_after_the_last(trained, metrics, zoomed):
+    """The config asks for the best by a metric of masks, which was known before anything was evaluated."""
+    summary = json.loads((trained[1] / "summary.json").read_text())
+    for name in (*NAMES, "mask_AP", "mask_AP50", "keypoint_AP", "keypoint_AR", "voc07_mAP", "voc12_mAP"):
+        assert name in metrics and f"test/{name}" in summary["final"], name
+    assert summary["final"]["test/AP_large"] is None  # there is none, and JSON has no NaN
+    assert summary["best"]["test/mask_AP"] == metrics["mask_AP"]
+    arrays = zoomed[1].arrays
+    assert arrays["class_AP"].shape == arrays["class_mask_AP50"].shape == arrays["class_objects"].shape == (2,)
+    records = [Bricks(EVALUATED)[index] for index in range(EVALUATED)]
+    counted = [record["classes"][record["valid"] & ~record["crowd"]] for record in records]
+    assert arrays["class_objects"].tolist() == np.bincount(np.concatenate(counted), minlength=2).tolist()
+
+
+def test_plots_are_drawn_at_the_end(trained):
+    _, workdir = trained
+    drawn = {path.name for path in (workdir / "plots").iterdir()}
+    assert {"AP.png", "detection_grid.png", "class_ap.png", "precision_recall.png"} <= drawn
+
+
+def test_predict_writes_a_picture_a_line_and_entries_for_each_frame(predicted, metrics):
+    lines = [json.loads(line) for line in (predicted / "predictions.jsonl").read_text().splitlines()]
+    entries = json.loads((predicted / "detections.json").read_text())
+    assert [os.path.basename(line["file"]) for line in lines] == [f"frame_{i:04}.png" for i in range(EVALUATED)]
+    assert len(entries) == sum(len(line["objects"]) for line in lines) > 20
+    assert metrics["detections_per_image"] == pytest.approx(len(entries) / EVALUATED)
+    assert set(entries[0]) == {
+        "file_name", "image_id", "category_id", "bbox", "score", "segmentation", "keypoints"
+    }  # fmt: skip
+    for index in (1, 4, 9):
+        own = [entry for entry in entries if entry["file_name"] == f"frame_{index:04}.png"]
+        assert {entry["image_id"] for entry in own} == {100 + 3 * index}
+        for entry, fact in zip(own, lines[index]["objects"], strict=True):
+            x, y, width, height = entry["bbox"]
+            assert fact["box"] == pytest.approx([x, y, x + width, y + height], abs=0.01)
+            assert entry["category_id"] == {"grey": 7, "white": 17}[fact["class"]]
+            assert fact["keypoints"][0][:2] == pytest.approx([x + width / 2, y + height / 2], abs=0.01)
+            assert entry["segmentation"]["size"] == [HIGH, WIDE]
+        picture = opencv().imread(str(predicted / f"frame_{index:04}_objects.png"))
+        assert picture.shape == (6 * HIGH, 6 * WIDE, 3)  # the first factor that gives 480 pixels
+    assert (predicted / "predictions.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ("{}", "COCO's format"),
+        ('{"images": [], "categories": []}', "has no image 'a.png'; 1 of 1 are missing"),
+        ('{"images": [{"file_name": "x/a.png", "id": 3}], "categories": [{"name": "grey", "id": 1}]}', "no category"),
+    ],
+)
+def test_annotations_that_do_not_fit_are_named(trained, tmp_path, content, message):
+    from launch.predict import coco_ids
+    from vision.errors import UsageError
+
+    if content is not None:
+        (tmp_path / "ids.json").write_text(content)
+    with pytest.raises(UsageError, match=message):
+        coco_ids(str(tmp_path / "ids.json"), ["b/a.png"], trained[0])
+
+
+def test_without_annotations_ids_are_numbers_from_one(trained):
+    from launch.predict import coco_ids
+
+    assert coco_ids(None, ["a", "b", "c"], trained[0]) == ([1, 2, 3], [1, 2])
+
+
+# The functions themselves.
+
+
+def test_interest_is_what_is_missed_and_what_is_not_there():
+    box, other, far = [0.0, 0, 10, 10], [1.0, 0, 11, 10], [50.0, 50, 60, 60]
+    found = {
+        "boxes": jnp.array([[box, far], [other, far], [box, far], [box, far]]),
+        "classes": jnp.array([[0, 0], [0, 0], [1, 0], [0, 0]]),
+        "scores": jnp.array([[0.9, 0.4]] * 4),
+        "valid": jnp.array([[True, False], [True, True], [True, False], [True, False]]),
+    }
+    batch = {
+        "boxes": jnp.array([[box, [0.0] * 4]] * 4),
+        "classes": jnp.zeros((4, 2), jnp.int32),
+        "valid": jnp.array([[True, False]] * 3 + [[False, False]]),
+    }
+    # found; found with something else; found with the wrong class; not there
+    expected = [0.1, 0.1 + 0.4, 1 + 0.9, 0.9]
+    np.testing.assert_allclose(jax.jit(mistakes)(found, batch), expected, atol=1e-6)
+    crowd = batch | {"crowd": jnp.ones((4, 2), bool)}
+    np.testing.assert_allclose(jax.jit(mistakes)(found, crowd), [0, 0.4, 0.9, 0.9], atol=1e-6)
+
+
+def test_descriptions_name_classes_and_leave_out_padding():
+    predictions = {
+        "boxes": np.array([[1.234567, 2, 3, 4], [0, 0, 0, 0]], np.float32),
+        "scores": np.array([0.98766, 0.5], np.float32),
+        "classes": np.array([1, 0]),
+        "valid": np.array([True, False]),
+    }
+    facts = describe(predictions, ("a", "b"))
+    assert facts == {"objects": [{"class": "b", "score": 0.9877, "box": [1.23, 2.0, 3.0, 4.0]}]}
+    assert json.loads(json.dumps(describe(predictions, ()))) == {
+        "objects": [{"class": "1", "score": 0.9877, "box": [1.23, 2.0, 3.0, 4.0]}]
+    }
+
+
+def test_the_task_has_what_the_trainer_and_the_plots_ask_for():
+    from vision.explain import plots
+
+    task = detector(loss=lambda o, b: {}, detect=lambda o, b: {})
+    assert {*task.plots, task.prediction_plot} <= set(plots.PLOTS)
+    assert set(task.prediction_files) <= set(plots.FILES)

@@ -127,9 +127,11 @@ def _draw_curves(axes: Any, curves: np.ndarray, class_names: Sequence[str]) -> N
     known = np.flatnonzero(np.isfinite(curves).all(axis=1))
     few = len(known) <= _NAMED
     for place, index in enumerate(known):
-        name = shorten(str(class_names[index]) if index < len(class_names) else str(index), 16)
-        style = {"color": _COLORS[place], "linewidth": 1.5, "label": f"{name} ({curves[index].mean():.2f})"}
-        axes.plot(recalls, curves[index], **(style if few else {"color": SKY, "linewidth": 0.6, "alpha": 0.6}))
+        style = {"color": SKY, "linewidth": 0.6, "alpha": 0.6}
+        if few:
+            name = shorten(str(class_names[index]) if index < len(class_names) else str(index), 16)
+            style = {"color": _COLORS[place], "linewidth": 1.5, "label": f"{name} ({curves[index].mean():.2f})"}
+        axes.plot(recalls, curves[index], **style)
     if len(known) > 1:
         mean = curves[known].mean(axis=0)
         style = {"color": "black", "linewidth": 2.2, "linestyle": "--" if few else "-"}

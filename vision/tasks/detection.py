@@ -42,14 +42,18 @@ def detector(
             decodes.
     """
 
+    def detections(outputs: Outputs, batch: Batch) -> Detections:
+        return outputs["predictions"] if "predictions" in outputs else detect(outputs, batch)
+
     def collect(outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        found = {f"found_{name}": value for name, value in detect(outputs, batch).items()}
+        found = {f"found_{name}": value for name, value in detections(outputs, batch).items()}
         known = {name: batch[name] for name in (*TRUTH, "placement") if name in batch}
         return found | known | {"size": image_sizes(batch)}
 
     def metrics(outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         real = batch["mask"] > 0
-        return {"examples": jnp.sum(real), "detections": jnp.sum(detect(outputs, batch)["valid"] & real[:, None])}
+        found = detections(outputs, batch)["valid"] & real[:, None]
+        return {"examples": jnp.sum(real), "detections": jnp.sum(found)}
 
     return Task(
         loss=loss,
@@ -61,7 +65,7 @@ def detector(
         condense=objects.scene,
         summarize_collected=lambda scenes: average_precision(scenes, class_names),
         monitor=monitor,
-        interest=lambda outputs, batch: mistakes(detect(outputs, batch), batch),
+        interest=lambda outputs, batch: mistakes(detections(outputs, batch), batch),
         describe=describe,
         plots=("detection_grid", "class_ap", "precision_recall"),
         prediction_plot="detection_overlays",
@@ -70,6 +74,7 @@ def detector(
         boxes=("boxes",),
         points=("keypoints",),
         best="AP",
+        headlines=("AP", "AP50", "AP75", "mask_AP", "mask_AP50", "keypoint_AP", "keypoint_AP50", "voc07_mAP"),
     )
 
 

@@ -102,7 +102,7 @@ def boxes_in_file(boxes: np.ndarray, placement: np.ndarray | None) -> np.ndarray
             turns, the result is the upright hull.
     """
     boxes = np.asarray(boxes, np.float64)
-    if placement is None:
+    if placement is None or not boxes.size:
         return boxes
     corners = _back(boxes[..., [0, 1, 2, 1, 0, 3, 2, 3]].reshape(*boxes.shape[:-1], 4, 2), placement)
     return np.concatenate([corners.min(axis=-2), corners.max(axis=-2)], axis=-1)
@@ -111,7 +111,7 @@ def boxes_in_file(boxes: np.ndarray, placement: np.ndarray | None) -> np.ndarray
 def points_in_file(points: np.ndarray, placement: np.ndarray | None) -> np.ndarray:
     """(..., 2 or more) points x, y, ... on the canvas -> in pixels of the image's file, float64, the rest as it is."""
     points = np.asarray(points, np.float64)
-    if placement is None:
+    if placement is None or not points.size:
         return points
     return np.concatenate([_back(points[..., :2], placement), points[..., 2:]], axis=-1)
 

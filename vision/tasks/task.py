@@ -9,9 +9,11 @@ The trainer calls, in this order, inside the compiled step:
 and for evaluation, `task.metrics` (sums, on the device) and `task.collect` (per-example arrays for the host). There
 `task.forward` stands between inputs and outputs: it may call the model several times, on windows or mirror images.
 A two-stage detector fits: `inputs` hands it the padded ground truth while training, `collect` returns detections and
-ground truth, and `summarize_collected` calls the COCO evaluator on the host. `loss` and `monitor` see the outputs of
-the training forward pass only, all others those of evaluation. The model is initialised by its evaluation forward pass,
-so every parameter has a place there; while training it may draw from the random streams "dropout" and "sample".
+ground truth, and `summarize_collected` calls the COCO evaluator on the host. What `predict` gives is computed once: in
+evaluation, `metrics`, `collect` and `interest` find it among the outputs, as "predictions". `loss` and `monitor` see
+the outputs of the training forward pass only, all others those of evaluation. The model is initialised by its
+evaluation forward pass, so every parameter has a place there; while training it may draw from the random streams
+"dropout" and "sample".
 """
 
 import dataclasses
@@ -72,6 +74,7 @@ class Task:
         boxes: the predictions that are (B, ..., 4), boxes in pixels of the image; they can be brought back likewise.
         points: the predictions that are (B, ..., 2 or more), x and y in pixels of the image first; likewise.
         best: the metric a run is judged by unless its config says otherwise.
+        headlines: the metrics that the terminal shows while training, as far as there are such; () for all.
         lower_is_better: the metrics that improve downwards.
     """
 
@@ -95,4 +98,5 @@ class Task:
     boxes: tuple[str, ...] = ()
     points: tuple[str, ...] = ()
     best: str = "loss"
+    headlines: tuple[str, ...] = ()
     lower_is_better: tuple[str, ...] = ("loss",)
