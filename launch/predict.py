@@ -2,12 +2,14 @@
 
 python -m launch.predict --workdir=runs/a --images='photos/*.png' --out=predictions
 python -m launch.predict --model=resnet50_v1 --weights=FILE --images='photos/*.jpg'
+python -m launch.predict --workdir=runs/ssd --images=frames --annotations=val.json
 """
 
 import glob
 import json
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 
@@ -21,14 +23,20 @@ WEIGHTS = flags.DEFINE_string("weights", None, "A file of another project's weig
 SOURCE = flags.DEFINE_string("source", None, "Whose names the weights have: torchvision, timm, ...")
 IMAGES = flags.DEFINE_multi_string("images", [], "A file, a folder or a pattern in quotes; may be given several times.")
 OUT = flags.DEFINE_string("out", "predictions", "Folder for predictions.jsonl, predictions.png and files per image.")
+ANNOTATIONS = flags.DEFINE_string(
+    "annotations", None, "A JSON file in COCO's format whose ids of images and categories detections.json is to have."
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images at a time.", lower_bound=1)
 ON_BAD_IMAGE = flags.DEFINE_enum("on_bad_image", "stop", ["stop", "skip"], "What to do with a file that is no image.")
 SHOWN = 64
 
 
 def main(arguments: list[str], overrides: dict[str, str]) -> None:
-    """Writes one line of JSON for each image, the files that the task has for it, and a picture of the first ones."""
-    from vision.explain.plots import PLOTS
+    """Writes one line of JSON for each image, the files that the task has for it, and a picture of the first ones.
+
+    What finds objects gives them in pixels of the images' files, and all of them as detections.json in COCO's format.
+    """
+    from vision.explain.plots import FILES, PLOTS
     from vision.explain.results import Results
     from vision.train.writers import write_text
     from vision.training import use_compilation_cache
@@ -45,21 +53,30 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out={out}: cannot be written: {error.strerror or error}.") from error
-    lines, shown, written = [], [], []
-    names = output_names(files)
+    task = run.network.task
+    lines, shown, written, detections = [], [], [], []
+    names, ids = output_names(files), coco_ids(ANNOTATIONS.value, files, run)
     for found in run.predictions(files, BATCH_SIZE.value, ON_BAD_IMAGE.value):
         file = files[found["index"]]
-        facts = run.network.task.describe(found["predictions"], run.class_names)
+        facts = task.describe(run.in_file(found)["predictions"], run.class_names)
         lines.append(json.dumps({"file": file, **facts}) + "\n")
-        written += write_files(run, found, file, out / names[found["index"]])
+        image, predictions = at_size(run, found, file)
+        path = out / names[found["index"]]
+        written += [FILES[name](path, image, predictions, run.class_names) for name in task.prediction_files]
+        if task.coco_results:
+            entries = task.coco_results(predictions, image.shape[:2], ids.images[found["index"]])
+            detections += [{"file_name": Path(file).name, **with_category(entry, ids)} for entry in entries]
         if len(shown) < SHOWN:
             shown.append({**found, "file": file})
     write_text(out / "predictions.jsonl", "".join(lines))  # in one piece: a bad image leaves earlier predictions
     print(f"{len(lines)} of {len(files)} images: {out / 'predictions.jsonl'}")
+    if task.coco_results:
+        write_text(out / "detections.json", "[" + ",\n".join(map(json.dumps, detections)) + "]\n")
+        print(f"{len(detections)} detections in COCO's format: {out / 'detections.json'}")
     if written:
-        whole = "the size of the images" if run.sees_whole_images() else "the size of what the network sees of an image"
+        whole = "the size of the images" if keeps_size(run) else "the size of what the network sees of an image"
         print(f"{len(written)} files of {whole}, such as {written[0]}")
-    name = run.network.task.prediction_plot
+    name = task.prediction_plot
     if name and shown:
         results = Results(
             images=[example["image"] for example in shown],
@@ -71,22 +88,58 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
         print(f"Pictures of the first {len(shown)}: {out / 'predictions.png'}")
 
 
-def write_files(run, found: dict, file: str, path: Path) -> list[Path]:
-    """Writes what the task has for one image to files, in the image's own size where the transforms keep all of it.
+def keeps_size(run) -> bool:
+    """Whether what a run predicts can be brought to the size of an image's file."""
+    return not run.network.task.maps or run.sees_whole_images()
 
-    Args:
-        run: the run.
-        found: one of `run.predictions`.
-        file: the image's.
-        path: of what is written, without the endings.
-    """
+
+def at_size(run, found: dict, file: str) -> tuple:
+    """Image and predictions of one of a run's predictions, in the size of the file if the transforms keep all of it."""
     from vision.data.images import decode
-    from vision.explain.plots import FILES
 
-    names = run.network.task.prediction_files
-    if names and run.sees_whole_images():
+    task = run.network.task
+    if keeps_size(run) and (task.prediction_files or task.coco_results):
         found = run.at_size(found, decode(file))
-    return [FILES[name](path, found["image"], found["predictions"], run.class_names) for name in names]
+    return found["image"], found["predictions"]
+
+
+class CocoIds(NamedTuple):
+    """The id of each file, and of each class, in detections.json."""
+
+    images: list[int]
+    categories: list[int]
+
+
+def coco_ids(annotations: str | None, files: list[str], run) -> CocoIds:
+    """Those of a JSON file in COCO's format, by the names of files and classes; without one, numbers from 1.
+
+    Raises:
+        UsageError: the run finds no objects, there is no such file, or it lacks one of the names.
+    """
+    if annotations is None:
+        return CocoIds(list(range(1, len(files) + 1)), list(range(1, len(run.class_names) + 1)))
+    where = f"--annotations={annotations}"
+    if not run.network.task.coco_results:
+        raise UsageError(f"{where}: this run finds no objects that would be numbered by it; leave it out.")
+    try:
+        content = json.loads(Path(annotations).read_text(encoding="utf-8"))
+        images = {Path(image["file_name"]).name: image["id"] for image in content["images"]}
+        categories = {category["name"]: category["id"] for category in content["categories"]}
+    except OSError as error:
+        raise UsageError(f"{where}: cannot be read: {error.strerror or error}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{where}: is not in COCO's format: {error!r}.") from error
+    wanted = [("image", [Path(file).name for file in files], images), ("category", run.class_names, categories)]
+    for kind, names, known in wanted:
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise UsageError(f"{where}: has no {kind} {missing[0]!r}; {len(missing)} of {len(names)} are missing.")
+    return CocoIds(*([known[name] for name in names] for _, names, known in wanted))
+
+
+def with_category(entry: dict, ids: CocoIds) -> dict:
+    """An entry of the results with the id of its category in place of the number of its class."""
+    return {**entry, "category_id": ids.categories[entry["category_id"] - 1]}
 
 
 def output_names(files: list[str]) -> list[str]:

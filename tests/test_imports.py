@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = {"tensorflow", "torch", "matplotlib", "sklearn", "pycocotools", "wandb"}
+HEAVY = {"tensorflow", "torch", "matplotlib", "sklearn", "pycocotools", "faster_coco_eval", "wandb"}
 HEAVY |= {"tensorflow_datasets", "grain", "orbax", "cv2", "tensorboardX"}  # they cost 0.6 to 1.4 s each
 
 SCRIPT = """

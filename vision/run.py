@@ -18,6 +18,7 @@ from vision.data.images import opencv
 from vision.errors import UsageError, unknown_name
 from vision.experiment import Network
 from vision.explain.results import without_padding
+from vision.tasks.objects import boxes_in_file, points_in_file
 from vision.train import evaluation, parallel, step
 from vision.train.checkpoints import Checkpoints
 
@@ -72,11 +73,12 @@ class Run:
             on_bad_image: "stop", or "skip" to leave unreadable ones out.
 
         Returns:
-            One dict an image, JSON-ready: {"class", "probability", "top5"} for a classifier.
+            One dict an image, JSON-ready: {"class", "probability", "top5"} for a classifier; boxes and points are in
+            pixels of the images as given.
         """
         describe = self.network.task.describe
         return [
-            describe(example["predictions"], self.class_names)
+            describe(self.in_file(example)["predictions"], self.class_names)
             for example in self.predictions(images, batch_size, on_bad_image)
         ]
 
@@ -84,7 +86,8 @@ class Run:
         """For each image {"index", "image" (uint8, as the network saw it), "predictions": {name: array}}, in order.
 
         Where the transforms pad images, the padding is cut off again, of the image and of the predictions that go with
-        its pixels.
+        its pixels. Boxes and points are in pixels of this image, and "placement" (6,) is the matrix to it from the one
+        that was given; see `in_file`.
         """
         mesh = parallel.make_mesh(jax.local_devices()[:1])
         predict = compile_prediction(self.network)
@@ -92,7 +95,11 @@ class Run:
         if isinstance(images, str | bytes | os.PathLike):
             raise UsageError("predict takes several images: a list of file names, encoded bytes or arrays.")
         pipeline = data.from_images(
-            list(images), self.network.description["transforms"], batch_size=batch_size, on_bad_image=on_bad_image
+            list(images),
+            self.network.description["transforms"],
+            batch_size=batch_size,
+            on_bad_image=on_bad_image,
+            boxes=bool(self.network.task.boxes or self.network.task.points),
         )
         waiting, turn = {}, 0  # images of different shapes come out of order
         for batch in pipeline.batches():
@@ -114,7 +121,8 @@ class Run:
                     image = without_padding({"image": batch["image"][row]}, ("image",), size)
                     arrays = jax.tree.map(lambda x, row=row: x[row], outputs)
                     arrays = without_padding(arrays, self.network.task.maps, size)
-                    waiting[index] = {"index": index, **image, "predictions": arrays}
+                    place = {"placement": batch["placement"][row]} if "placement" in batch else {}
+                    waiting[index] = {"index": index, **image, **place, "predictions": arrays}
             while turn in waiting:
                 found = waiting.pop(turn)
                 turn += 1
@@ -130,15 +138,28 @@ class Run:
         """A prediction brought back to the size of the image it is of, as if the network had seen it so.
 
         Args:
-            example: of `predictions`, where `sees_whole_images`.
+            example: of `predictions`; where the task has maps, of a run that `sees_whole_images`.
             image: (H, W, C) uint8, the file's own.
 
         Returns:
             The example with this image, and the predictions that go with pixels resized to it: class ids, and all that
-            are integers, by their nearest pixel, others linearly.
+            are integers, by their nearest pixel, others linearly. Boxes and points are in its pixels.
         """
         maps = {name: _resized(example["predictions"][name], image.shape[:2]) for name in self.network.task.maps}
-        return {**example, "image": image, "predictions": {**example["predictions"], **maps}}
+        moved = self.in_file(example)["predictions"]
+        return {**example, "image": image, "predictions": {**moved, **maps}}
+
+    def in_file(self, example: dict[str, Any]) -> dict[str, Any]:
+        """A prediction with its boxes and points in pixels of the image that was given, float64.
+
+        Args:
+            example: of `predictions`.
+        """
+        task, placement = self.network.task, example.get("placement")
+        predictions = dict(example["predictions"])
+        for names, move in ((task.boxes, boxes_in_file), (task.points, points_in_file)):
+            predictions |= {name: move(predictions[name], placement) for name in names if name in predictions}
+        return {**example, "predictions": predictions}
 
     def evaluate(self, label: str | None = None, show: int = 0) -> dict[str, evaluation.Evaluation]:
         """One pass over each evaluation split of the config, or over the one of that label: {label: Evaluation}.

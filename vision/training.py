@@ -155,7 +155,9 @@ def _train(
                 return None
             evaluations[label] = found
         metrics = {f"{label}/{name}": v for label, found in evaluations.items() for name, v in found.metrics.items()}
-        console.print(f"step {step}/{total}  {progress.format_metrics(metrics)}")
+        headlines = network.task.headlines
+        shown = {name: v for name, v in metrics.items() if not headlines or name.partition("/")[2] in headlines}
+        console.print(f"step {step}/{total}  {progress.format_metrics(shown)}")
         return metrics
 
     def write(step: int, metrics: dict[str, float]) -> None:

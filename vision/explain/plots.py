@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vision.explain import pictures, segmentation
+from vision.explain import detection, pictures, segmentation
 from vision.explain.figure import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, new_figure, shorten
 from vision.explain.results import Results
 
@@ -16,6 +16,7 @@ _NAMED = 40  # classes up to which each row and column carries its name
 _MOST_CELLS = 1000  # rows drawn at most: more classes are added up in blocks of neighbours
 _LISTED = 12  # mistakes, and hardest classes, listed beside the matrix
 _EVALUATIONS = (ORANGE, GREEN, PURPLE, VERMILION, SKY)
+_SHARES = ("accuracy", "iou", "AP", "AR")  # in the names of metrics that are at most 1, on an axis that is never bent
 _WHITE_TO_BLUE = ("#FFFFFF", "#C6DCEC", "#5BA3CF", BLUE, "#003A5C")  # nothing is white, whatever occurs is tinted
 
 
@@ -141,7 +142,7 @@ def _draw_evaluation(axes: Any, name: str, points: tuple[np.ndarray, np.ndarray]
 def _scale(axes: Any, values: np.ndarray, metric: str) -> None:
     """Logarithmic where positive values span far; a share of one never shows more than its range."""
     low, high = np.min(values), np.max(values)
-    if "accuracy" in metric and low >= 0 and high <= 1:
+    if any(word in metric for word in _SHARES) and low >= 0 and high <= 1:
         bottom = max(0.0, low - 0.05)
         axes.set_ylim(bottom, 1.0 + 0.03 * (1 - bottom))
     elif low > 0 and high / low > 30:
@@ -286,7 +287,11 @@ def _list(axes: Any, y: float, title: str, heading: str, lines: Sequence[tuple[s
 
 # What a task may name in its `plots`: (path of the PNG file, results) -> None.
 PLOTS: dict[str, Callable[[str | Path, Results], None]] = {
+    "class_ap": detection.class_ap,
     "confusion_matrix": confusion_matrix,
+    "detection_grid": detection.detection_grid,
+    "detection_overlays": detection.detection_overlays,
+    "precision_recall": detection.precision_recall,
     "predictions": pictures.predictions,
     "prediction_grid": pictures.prediction_grid,
     "reconstructions": pictures.reconstructions,
@@ -297,6 +302,7 @@ PLOTS: dict[str, Callable[[str | Path, Results], None]] = {
 
 # What a task may name in its `prediction_files`: (path without an ending, image, its predictions, class names) -> file.
 FILES: dict[str, Callable[[Path, np.ndarray, dict[str, np.ndarray], Sequence[str]], Path]] = {
+    "detection_overlay": detection.write_detections,
     "segmentation_mask": segmentation.write_mask,
     "segmentation_overlay": segmentation.write_overlay,
 }

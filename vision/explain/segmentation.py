@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.explain.figure import BLUE, DPI, GREY, ORANGE, VERMILION, draw_legend, legend_height, new_figure, shorten
+from vision.explain.bars import class_bars
+from vision.explain.figure import DPI, GREY, VERMILION, draw_legend, legend_height, new_figure
 from vision.explain.palette import as_rgb, class_palette, classes_shown, hexadecimal, legend, overlay
 from vision.explain.pictures import Cell, Line, grid, worst_then_typical
 from vision.explain.results import Results
@@ -16,7 +17,6 @@ from vision.ops.segmentation import IGNORE
 _CELL_INCHES = 1.7
 _WRONG = np.array([205, 15, 25], np.float32)
 _UNKNOWN = np.array([170, 170, 170], np.float32)
-_MOST_BARS = 40  # of more classes, the best and the worst are drawn
 _LEAST_SIDE = 480  # pixels of the longer side of an overlay's picture: a smaller image is enlarged by whole factors
 
 
@@ -101,45 +101,9 @@ def class_iou(path: str | Path, results: Results) -> None:
         path: the PNG file.
         results: with "iou" (classes,) among the arrays, NaN for classes that do not occur.
     """
-    iou = np.asarray(results.arrays["iou"], np.float64)
-    order = np.argsort(-np.nan_to_num(iou, nan=-1), kind="stable")
-    known = [index for index in order if math.isfinite(iou[index])]
-    absent = [shorten(str(results.class_names[index]), 24) for index in order if not math.isfinite(iou[index])]
-    drawn = known if len(known) <= _MOST_BARS else [*known[: _MOST_BARS // 2], *known[-_MOST_BARS // 2 :]]
-    mean = float(np.mean(iou[known])) if known else math.nan
-    names = [shorten(str(results.class_names[index]), 24) for index in drawn]
-
-    subtitle = f"mean {mean:.3f} over {len(known)} classes"
-    if len(drawn) < len(known):
-        subtitle += f", of which the {_MOST_BARS // 2} best and the {_MOST_BARS // 2} worst"
-    if absent:
-        subtitle += f"; neither in the truth nor predicted: {shorten(', '.join(absent), 60)}"
-    left, bars = 0.35 + 0.085 * max(map(len, names), default=0), 0.26 * max(1, len(drawn))
-    width, height = max(7.2, left + 5.0), bars + 1.35
-    with new_figure(path, width, height) as figure:
-        axes = figure.add_axes((left / width, 0.5 / height, 1 - (left + 0.55) / width, bars / height))
-        places = np.arange(len(drawn))
-        axes.barh(places, iou[drawn], height=0.72, color=BLUE)
-        plain = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
-        for place, index in enumerate(drawn):
-            axes.text(iou[index] + 0.008, place, f"{iou[index]:.3f}", va="center", fontsize=9, bbox=plain)
-        if known:
-            axes.axvline(mean, color=ORANGE, linewidth=1.6, linestyle="--", zorder=3)
-            axes.text(mean, -0.65, "mean", ha="center", va="bottom", fontsize=9, color=GREY)
-        axes.set_yticks(places, names)
-        axes.set(xlim=(0, 1.0), ylim=(len(drawn) - 0.4, -0.6), xlabel="intersection over union")
-        axes.tick_params(axis="y", length=0)
-        axes.grid(visible=False, axis="y")
-        axes.grid(visible=True, axis="x")
-        figure.text(
-            0.15 / width,
-            1 - 0.15 / height,
-            f"IoU of each class on {results.split}",
-            fontsize=12,
-            weight="bold",
-            va="top",
-        )
-        figure.text(0.15 / width, 1 - 0.42 / height, subtitle, fontsize=9, color=GREY, va="top")
+    title = f"IoU of each class on {results.split}"
+    absent = "neither in the truth nor predicted"
+    class_bars(path, results.class_names, results.arrays["iou"], title, "intersection over union", absent)
 
 
 def write_mask(path: Path, image: np.ndarray, predictions: dict[str, np.ndarray], class_names: Sequence[str]) -> Path:

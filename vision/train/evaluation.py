@@ -54,7 +54,8 @@ def evaluate(
         sums = _add(sums, new_sums)
         if new_collected:
             mask, index = _all_hosts(batch["mask"]), _all_hosts(batch["index"])
-            collected.update(zip(index[mask > 0].tolist(), _examples(new_collected, mask), strict=True))
+            kept = map(task.condense, _examples(new_collected, mask))
+            collected.update(zip(index[mask > 0].tolist(), kept, strict=True))
         if show:
             examples = _examples(
                 {
@@ -95,10 +96,12 @@ def metric_names(step: Callable, variables: Any, batch_spec: Any, task: Any) -> 
         variables, batch_spec: trees of shapes.
         task: a `vision.tasks.Task`.
     """
-    sums = jax.eval_shape(step, variables, batch_spec)[0]
+    sums, collected, *_ = jax.eval_shape(step, variables, batch_spec)
     values = dict(task.summarize(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), sums)))
     if task.summarize_collected:
-        values |= task.summarize_collected([])
+        # What metrics there are depends on what is collected: those of masks, for instance.
+        blank = jax.tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), collected)
+        values |= task.summarize_collected([task.condense(blank)])
     return tuple(split_scalars(values)[0])
 
 

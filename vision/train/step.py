@@ -125,8 +125,10 @@ def make_evaluation_step(model: Any, task: Any, preprocess: Callable[[jax.Array]
 
     def evaluation_step(variables, batch):
         outputs, _ = apply_model(model, task, preprocess, variables, batch, None)
+        predictions = task.predict(outputs, batch)
+        outputs = {**outputs, "predictions": predictions}
         collected = task.collect(outputs, batch) if task.collect else {}
-        return task.metrics(outputs, batch), collected, task.predict(outputs, batch), task.interest(outputs, batch)
+        return task.metrics(outputs, batch), collected, predictions, task.interest(outputs, batch)
 
     return evaluation_step
 
