@@ -24,6 +24,7 @@ from vision.models import (
     lenet,
     mae,
     overfeat,
+    rcnn,
     resnet,
     resnet_cifar,
     resnet_v2,
@@ -58,6 +59,7 @@ MODELS = {
     **deeplab.VARIANTS,
     **unpooling.VARIANTS,
     **unet.VARIANTS,
+    **rcnn.VARIANTS,
 }
 
 # Fields that hold factories of layers: the program passes them, a configuration cannot.

@@ -5,6 +5,7 @@ from typing import Any
 from vision import schema
 from vision.errors import pick
 from vision.tasks.classification import classification
+from vision.tasks.rcnn import rcnn
 from vision.tasks.reconstruction import reconstruction
 from vision.tasks.segmentation import segmentation
 from vision.tasks.task import Mean, Task
@@ -13,6 +14,7 @@ __all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
 
 TASKS = {
     "classification": classification,
+    "rcnn": rcnn,
     "reconstruction": reconstruction,
     "segmentation": segmentation,
 }

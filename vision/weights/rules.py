@@ -34,6 +34,7 @@ def _moved(order: tuple[int, ...]) -> Kind:
 
 SAME = Kind(lambda x: x, lambda x: x)
 CONV = _moved((2, 3, 1, 0))  # PyTorch's (out, in, height, width) -> (height, width, in, out)
+TRANSPOSED = _moved((2, 3, 0, 1))  # PyTorch's transposed convolution, (in, out, height, width) -> (h, w, in, out)
 DENSE = _moved((1, 0))  # PyTorch's (out, in) -> (in, out)
 DENSE_OF_1X1 = Kind(lambda x: x[:, :, 0, 0].T, lambda x: x.T[:, :, None, None])  # a dense layer kept as a convolution
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from vision.errors import UsageError, unknown_name
 from vision.models import backbones
-from vision.weights import alexnet, densenet, googlenet, inception, keras, lpips, resnet, segmentation, vgg, vit
+from vision.weights import alexnet, densenet, googlenet, inception, keras, lpips, rcnn, resnet, segmentation, vgg, vit
 from vision.weights.rules import Rule, nested
 
 Rules = tuple[Rule, ...]
@@ -19,6 +19,7 @@ RULES: dict[str, dict[str, Rules | Callable[[Any], Rules]]] = {
         "DeepLab": segmentation.deeplab,
         "DenseNet": densenet.TORCHVISION,
         "FCN": segmentation.fcn,
+        "FasterRCNN": rcnn.torchvision,
         "GoogLeNet": googlenet.TORCHVISION,
         "Inception": inception.torchvision,
         "ResNet": resnet.TORCHVISION,
