@@ -27,6 +27,7 @@ from vision.models import (
     resnet,
     resnet_cifar,
     resnet_v2,
+    ssd,
     unet,
     unpooling,
     vgg,
@@ -58,6 +59,7 @@ MODELS = {
     **deeplab.VARIANTS,
     **unpooling.VARIANTS,
     **unet.VARIANTS,
+    **ssd.VARIANTS,
 }
 
 # Fields that hold factories of layers: the program passes them, a configuration cannot.

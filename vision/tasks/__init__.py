@@ -7,6 +7,7 @@ from vision.errors import pick
 from vision.tasks.classification import classification
 from vision.tasks.reconstruction import reconstruction
 from vision.tasks.segmentation import segmentation
+from vision.tasks.ssd import ssd
 from vision.tasks.task import Mean, Task
 
 __all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
@@ -15,6 +16,7 @@ TASKS = {
     "classification": classification,
     "reconstruction": reconstruction,
     "segmentation": segmentation,
+    "ssd": ssd,
 }
 
 # Facts about the data that a task may ask for as arguments; no config keys.
