@@ -15,7 +15,14 @@ from vision.ops import anchors
 
 SIDE, CLASSES, OBJECTS, IMAGES = 96, 3, 6, 4
 MAPS = ((6, 6), (3, 3))
-SSD_BOXES = np.asarray(anchors.default_boxes((SIDE, SIDE), MAPS, (0.15, 0.3, 0.6), ((2.0,), (2.0,))))
+ANCHORS = {
+    "ssd": np.asarray(anchors.default_boxes((SIDE, SIDE), MAPS, (0.15, 0.3, 0.6), ((2.0,), (2.0,)))),
+    "retinanet": np.asarray(anchors.anchors(MAPS, [(16, 16), (32, 32)], [(20,), (40,)], [(0.5, 1, 2)] * 2)),
+}
+OPTIONS = {
+    "ssd": dict(score_threshold=0.2, candidates=20, detections=12),
+    "retinanet": dict(score_threshold=0.4, candidates=50, detections=40),
+}
 
 
 # Batches.
@@ -47,10 +54,6 @@ def make_outputs(name, seed):
         "anchors": jnp.asarray(boxes),
         "features": {2**level: np.zeros((IMAGES, *size, 1), np.float32) for level, size in enumerate(MAPS, start=4)},
     }
-
-
-ANCHORS = {"ssd": SSD_BOXES}
-OPTIONS = {"ssd": dict(score_threshold=0.2, candidates=20, detections=12)}
 
 
 @functools.cache
@@ -103,11 +106,12 @@ def encoded(box, anchor, weights):
     return np.concatenate([shift, np.log(size / anchor_size)]) * weights
 
 
-def decoded(offsets, anchor, weights):
+def decoded(offsets, anchor, weights, clipped=True):
     offsets, size = offsets / np.array(weights), anchor[2:] - anchor[:2]
     centre = (anchor[:2] + anchor[2:]) / 2 + offsets[:2] * size
     half = size * np.exp(offsets[2:]) / 2
-    return np.clip(np.concatenate([centre - half, centre + half]), 0, SIDE)
+    box = np.concatenate([centre - half, centre + half])
+    return np.clip(box, 0, SIDE) if clipped else box
 
 
 def objects_of(batch, image):
@@ -128,19 +132,19 @@ def ssd_matches(quality, threshold):
 
 def ssd_terms(outputs, batch):
     """(cross entropy, smooth L1, matched boxes) summed over the batch."""
-    weights = (10, 10, 5, 5)
+    default_boxes, weights = ANCHORS["ssd"], (10, 10, 5, 5)
     total, distance, count = 0.0, 0.0, 0
     for image in np.flatnonzero(batch["mask"]):
         boxes, classes, crowds = objects_of(batch, image)
-        matches = ssd_matches(quality_of(boxes, SSD_BOXES), 0.5)
-        ignored = crowded(SSD_BOXES, crowds)
+        matches = ssd_matches(quality_of(boxes, default_boxes), 0.5)
+        ignored = crowded(default_boxes, crowds)
         logits = outputs["logits"][image].astype(np.float64)
         entropies = np.log(np.exp(logits).sum(axis=1))
         background = []
         for anchor, match in enumerate(matches):
             if match >= 0:
                 total += entropies[anchor] - logits[anchor, 1 + classes[match]]
-                away = encoded(boxes[match], SSD_BOXES[anchor], weights) - outputs["offsets"][image, anchor]
+                away = encoded(boxes[match], default_boxes[anchor], weights) - outputs["offsets"][image, anchor]
                 distance += sum(x * x / 2 if abs(x) < 1 else abs(x) - 0.5 for x in away)
             elif not ignored[anchor]:
                 background.append(entropies[anchor] - logits[anchor, 0])
@@ -148,6 +152,43 @@ def ssd_terms(outputs, batch):
         total += sum(sorted(background, reverse=True)[: 3 * positives])
         count += positives
     return total, distance, count
+
+
+def retinanet_terms(outputs, batch, box_loss="l1"):
+    """(focal loss, loss of the boxes), each image's divided by its number of matched anchors, summed over images."""
+    total, distance = 0.0, 0.0
+    for image in np.flatnonzero(batch["mask"]):
+        boxes, classes, crowds = objects_of(batch, image)
+        quality = quality_of(boxes, ANCHORS["retinanet"])
+        ignored = crowded(ANCHORS["retinanet"], crowds)
+        focal, away, positives = 0.0, 0.0, 0
+        for index, anchor in enumerate(ANCHORS["retinanet"]):
+            best = quality[:, index].max(initial=0)
+            own = any(quality[row, index] == quality[row].max() > 0 for row in range(len(boxes)))
+            target = np.zeros(CLASSES)
+            if best >= 0.5 or own:
+                match = quality[:, index].argmax()
+                target[classes[match]] = 1
+                positives += 1
+                away += box_distance(outputs["offsets"][image, index], boxes[match], anchor, box_loss)
+            elif best >= 0.4 or ignored[index]:
+                continue
+            p = 1 / (1 + np.exp(-outputs["logits"][image, index].astype(np.float64)))
+            focal -= np.sum(0.25 * target * (1 - p) ** 2 * np.log(p) + 0.75 * (1 - target) * p**2 * np.log(1 - p))
+        total += focal / max(positives, 1)
+        distance += away / max(positives, 1)
+    return total, distance
+
+
+def box_distance(offsets, box, anchor, box_loss):
+    if box_loss == "giou":
+        predicted = decoded(offsets, anchor, (1, 1, 1, 1), clipped=False)
+        enclosing = np.prod(np.maximum(predicted[2:], box[2:]) - np.minimum(predicted[:2], box[:2]))
+        overlap = iou(predicted, box)
+        union = (np.prod(predicted[2:] - predicted[:2]) + np.prod(box[2:] - box[:2])) / (1 + overlap)
+        return 1 - overlap + (enclosing - union) / enclosing
+    away = np.abs(encoded(box, anchor, 1) - offsets)
+    return np.sum(away if box_loss == "l1" else np.where(away < 0.11, away**2 / 0.22, away - 0.055))
 
 
 def greedy(candidates, threshold):
@@ -187,7 +228,7 @@ def test_detections_of_ssd():
     outputs, batch = make_outputs("ssd", 0), make_batch(0)
     task = tasks.create("ssd", **OPTIONS["ssd"])
     found = jax.device_get(jax.jit(task.predict)(outputs, {"image": batch["image"]}))
-    logits = outputs["logits"].astype(np.float64)
+    boxes, logits = ANCHORS["ssd"], outputs["logits"].astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     for image in range(IMAGES):
         candidates = []
@@ -195,9 +236,47 @@ def test_detections_of_ssd():
             scores = probabilities[image, :, 1 + label]
             best = [index for index in np.argsort(-scores)[:20] if scores[index] > 0.2]
             candidates += [
-                (scores[i], label, decoded(outputs["offsets"][image, i], SSD_BOXES[i], (10, 10, 5, 5))) for i in best
+                (scores[i], label, decoded(outputs["offsets"][image, i], boxes[i], (10, 10, 5, 5))) for i in best
             ]
         check_found(found, image, greedy(candidates, 0.45), 12)
+
+
+# RetinaNet.
+
+
+@pytest.mark.parametrize("box_loss", ["l1", "smooth_l1", "giou"])
+def test_loss_of_retinanet(box_loss):
+    for seed in range(3 if box_loss == "l1" else 1):
+        outputs, batch = make_outputs("retinanet", seed), make_batch(seed)
+        options = {} if box_loss == "l1" else {"box_loss": box_loss}
+        _, terms, slope = compiled("retinanet", **options)(outputs, batch)
+        focal, distance = retinanet_terms(outputs, batch, box_loss)
+        assert terms["class"].count == terms["box"].count == 3  # images
+        np.testing.assert_allclose(terms["class"].total, focal, rtol=1e-5)
+        np.testing.assert_allclose(terms["box"].total, distance, rtol=1e-5)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+
+
+def test_detections_of_retinanet():
+    """The best 50 of each level, which has 3 anchors at a place; an anchor may be of several classes."""
+    outputs, batch = make_outputs("retinanet", 0), make_batch(0)
+    task = tasks.create("retinanet", **OPTIONS["retinanet"])
+    found = jax.device_get(jax.jit(task.predict)(outputs, {"image": batch["image"]}))
+    scores = 1 / (1 + np.exp(-outputs["logits"].astype(np.float64)))
+    levels = (range(3 * 36), range(3 * 36, 3 * 45))
+    for image in range(IMAGES):
+        candidates = []
+        for level in levels:
+            best = sorted(
+                ((scores[image, i, label], label, i) for i in level for label in range(CLASSES)), reverse=True
+            )
+            candidates += [
+                (score, label, decoded(outputs["offsets"][image, i], ANCHORS["retinanet"][i], (1, 1, 1, 1)))
+                for score, label, i in best[:50]
+                if score > 0.4
+            ]
+        expected = greedy([found for found in candidates if (found[2][2:] > found[2][:2]).all()], 0.5)
+        check_found(found, image, expected, 40)
 
 
 # Both.

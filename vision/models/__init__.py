@@ -27,6 +27,7 @@ from vision.models import (
     resnet,
     resnet_cifar,
     resnet_v2,
+    retinanet,
     ssd,
     unet,
     unpooling,
@@ -60,6 +61,7 @@ MODELS = {
     **unpooling.VARIANTS,
     **unet.VARIANTS,
     **ssd.VARIANTS,
+    **retinanet.VARIANTS,
 }
 
 # Fields that hold factories of layers: the program passes them, a configuration cannot.

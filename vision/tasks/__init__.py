@@ -6,6 +6,7 @@ from vision import schema
 from vision.errors import pick
 from vision.tasks.classification import classification
 from vision.tasks.reconstruction import reconstruction
+from vision.tasks.retinanet import retinanet
 from vision.tasks.segmentation import segmentation
 from vision.tasks.ssd import ssd
 from vision.tasks.task import Mean, Task
@@ -15,6 +16,7 @@ __all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
 TASKS = {
     "classification": classification,
     "reconstruction": reconstruction,
+    "retinanet": retinanet,
     "segmentation": segmentation,
     "ssd": ssd,
 }

@@ -6,7 +6,20 @@ from typing import Any
 
 from vision.errors import UsageError, unknown_name
 from vision.models import backbones
-from vision.weights import alexnet, densenet, googlenet, inception, keras, lpips, resnet, segmentation, ssd, vgg, vit
+from vision.weights import (
+    alexnet,
+    densenet,
+    googlenet,
+    inception,
+    keras,
+    lpips,
+    resnet,
+    retinanet,
+    segmentation,
+    ssd,
+    vgg,
+    vit,
+)
 from vision.weights.rules import Rule, nested
 
 Rules = tuple[Rule, ...]
@@ -23,6 +36,7 @@ RULES: dict[str, dict[str, Rules | Callable[[Any], Rules]]] = {
         "GoogLeNet": googlenet.TORCHVISION,
         "Inception": inception.torchvision,
         "ResNet": resnet.TORCHVISION,
+        "RetinaNet": retinanet.torchvision,
         "SSD": ssd.torchvision,
         "SegNet": segmentation.segnet,
         "VGG": vgg.torchvision,
