@@ -28,6 +28,8 @@ from vision.models import (
     resnet,
     resnet_cifar,
     resnet_v2,
+    retinanet,
+    ssd,
     unet,
     unpooling,
     vgg,
@@ -60,6 +62,8 @@ MODELS = {
     **unpooling.VARIANTS,
     **unet.VARIANTS,
     **rcnn.VARIANTS,
+    **ssd.VARIANTS,
+    **retinanet.VARIANTS,
 }
 
 # Fields that hold factories of layers: the program passes them, a configuration cannot.

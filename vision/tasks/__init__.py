@@ -7,7 +7,9 @@ from vision.errors import pick
 from vision.tasks.classification import classification
 from vision.tasks.rcnn import rcnn
 from vision.tasks.reconstruction import reconstruction
+from vision.tasks.retinanet import retinanet
 from vision.tasks.segmentation import segmentation
+from vision.tasks.ssd import ssd
 from vision.tasks.task import Mean, Task
 
 __all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
@@ -16,7 +18,9 @@ TASKS = {
     "classification": classification,
     "rcnn": rcnn,
     "reconstruction": reconstruction,
+    "retinanet": retinanet,
     "segmentation": segmentation,
+    "ssd": ssd,
 }
 
 # Facts about the data that a task may ask for as arguments; no config keys.

@@ -6,7 +6,21 @@ from typing import Any
 
 from vision.errors import UsageError, unknown_name
 from vision.models import backbones
-from vision.weights import alexnet, densenet, googlenet, inception, keras, lpips, rcnn, resnet, segmentation, vgg, vit
+from vision.weights import (
+    alexnet,
+    densenet,
+    googlenet,
+    inception,
+    keras,
+    lpips,
+    rcnn,
+    resnet,
+    retinanet,
+    segmentation,
+    ssd,
+    vgg,
+    vit,
+)
 from vision.weights.rules import Rule, nested
 
 Rules = tuple[Rule, ...]
@@ -18,11 +32,14 @@ RULES: dict[str, dict[str, Rules | Callable[[Any], Rules]]] = {
         "DeconvNet": segmentation.deconvnet,
         "DeepLab": segmentation.deeplab,
         "DenseNet": densenet.TORCHVISION,
+        "DilatedVGG": ssd.classifier,
         "FCN": segmentation.fcn,
         "FasterRCNN": rcnn.torchvision,
         "GoogLeNet": googlenet.TORCHVISION,
         "Inception": inception.torchvision,
         "ResNet": resnet.TORCHVISION,
+        "RetinaNet": retinanet.torchvision,
+        "SSD": ssd.torchvision,
         "SegNet": segmentation.segnet,
         "VGG": vgg.torchvision,
         "ViT": vit.TORCHVISION,
