@@ -14,6 +14,7 @@ from vision.models import (
     alexnet,
     autoencoder,
     backbones,
+    darknet,
     deeplab,
     densenet,
     fcn,
@@ -31,6 +32,7 @@ from vision.models import (
     unpooling,
     vgg,
     vit,
+    yolo,
 )
 from vision.models.depth import layer_numbers
 from vision.models.initialize import initialize, variable_shapes
@@ -52,12 +54,14 @@ MODELS = {
     **resnet_cifar.VARIANTS,
     **resnet_v2.VARIANTS,
     **densenet.VARIANTS,
+    **darknet.VARIANTS,
     **vit.VARIANTS,
     **hybrid.VARIANTS,
     **fcn.VARIANTS,
     **deeplab.VARIANTS,
     **unpooling.VARIANTS,
     **unet.VARIANTS,
+    **yolo.VARIANTS,
 }
 
 # Fields that hold factories of layers: the program passes them, a configuration cannot.

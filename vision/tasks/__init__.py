@@ -8,6 +8,7 @@ from vision.tasks.classification import classification
 from vision.tasks.reconstruction import reconstruction
 from vision.tasks.segmentation import segmentation
 from vision.tasks.task import Mean, Task
+from vision.tasks.yolo import yolov1, yolov3
 
 __all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
 
@@ -15,6 +16,8 @@ TASKS = {
     "classification": classification,
     "reconstruction": reconstruction,
     "segmentation": segmentation,
+    "yolov1": yolov1,
+    "yolov3": yolov3,
 }
 
 # Facts about the data that a task may ask for as arguments; no config keys.
