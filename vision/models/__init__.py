@@ -14,6 +14,7 @@ from vision.models import (
     alexnet,
     autoencoder,
     backbones,
+    darknet,
     deeplab,
     densenet,
     fcn,
@@ -34,6 +35,7 @@ from vision.models import (
     unpooling,
     vgg,
     vit,
+    yolo,
 )
 from vision.models.depth import layer_numbers
 from vision.models.initialize import initialize, variable_shapes
@@ -55,6 +57,7 @@ MODELS = {
     **resnet_cifar.VARIANTS,
     **resnet_v2.VARIANTS,
     **densenet.VARIANTS,
+    **darknet.VARIANTS,
     **vit.VARIANTS,
     **hybrid.VARIANTS,
     **fcn.VARIANTS,
@@ -64,6 +67,7 @@ MODELS = {
     **rcnn.VARIANTS,
     **ssd.VARIANTS,
     **retinanet.VARIANTS,
+    **yolo.VARIANTS,
 }
 
 # Fields that hold factories of layers: the program passes them, a configuration cannot.

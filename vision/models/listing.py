@@ -6,7 +6,14 @@ from collections.abc import Iterator
 
 from vision.errors import UsageError, nearest
 
-IMAGE_SIZES = ((224, 224), (231, 231), (227, 227), (299, 299), (32, 32))  # the first that a network can take
+IMAGE_SIZES = (
+    (224, 224),
+    (231, 231),
+    (227, 227),
+    (299, 299),
+    (448, 448),
+    (32, 32),
+)  # the first that a network can take
 
 
 def list_models(pattern: str = "*", num_classes: int = 1000) -> dict[str, int]:

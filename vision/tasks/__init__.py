@@ -11,6 +11,7 @@ from vision.tasks.retinanet import retinanet
 from vision.tasks.segmentation import segmentation
 from vision.tasks.ssd import ssd
 from vision.tasks.task import Mean, Task
+from vision.tasks.yolo import yolov1, yolov3
 
 __all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
 
@@ -21,6 +22,8 @@ TASKS = {
     "retinanet": retinanet,
     "segmentation": segmentation,
     "ssd": ssd,
+    "yolov1": yolov1,
+    "yolov3": yolov3,
 }
 
 # Facts about the data that a task may ask for as arguments; no config keys.
