@@ -7,7 +7,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict
 
 from vision import models, weights
 
