@@ -95,11 +95,7 @@ class Run:
         if isinstance(images, str | bytes | os.PathLike):
             raise UsageError("predict takes several images: a list of file names, encoded bytes or arrays.")
         pipeline = data.from_images(
-            list(images),
-            self.network.description["transforms"],
-            batch_size=batch_size,
-            on_bad_image=on_bad_image,
-            boxes=bool(self.network.task.boxes or self.network.task.points),
+            list(images), self.network.description["transforms"], batch_size=batch_size, on_bad_image=on_bad_image
         )
         waiting, turn = {}, 0  # images of different shapes come out of order
         for batch in pipeline.batches():

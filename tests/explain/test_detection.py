@@ -1,5 +1,7 @@
 """Pictures of detectors: what is counted as right, what is drawn, and that it is drawn."""
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -49,7 +51,7 @@ def test_detections_are_right_wrong_or_missing():
 
 def test_the_worst_images_come_first_with_their_truth(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr(detection, "grid", lambda path, cells, *rest: seen.append((cells, rest)))
+    monkeypatch.setattr(detection, "grid", lambda path, cells, *rest, **style: seen.append((cells, rest)))
     detection.detection_grid(tmp_path / "a.png", results(metrics={"AP": 0.5}))
     cells, (title, subtitle, group, _) = seen[0]
     captions = [cell.caption[0].text for cell in cells]
@@ -66,6 +68,14 @@ def test_the_worst_images_come_first_with_their_truth(monkeypatch, tmp_path):
     assert len(np.unique(found.reshape(-1, 3), axis=0)) == 1  # nothing certain enough to be drawn
 
 
+def test_what_is_ignored_is_said(monkeypatch, tmp_path):
+    seen, made = [], results(count=1)
+    made.batch["crowd"] = np.array([[True, False, False]])
+    monkeypatch.setattr(detection, "grid", lambda path, cells, *rest, **style: seen.extend(cells))
+    detection.detection_grid(tmp_path / "a.png", made)
+    assert [cell.caption[0].text for cell in seen] == ["truth: 1 object, 1 ignored", "0 right, 0 wrong, 1 missed"]
+
+
 def test_masks_of_the_truth_are_drawn_without_padding(tmp_path):
     plots.PLOTS["detection_grid"](tmp_path / "a.png", results(masks=True))
     assert cv2.imread(str(tmp_path / "a.png")) is not None
@@ -78,7 +88,7 @@ def test_curves_and_bars_are_drawn(tmp_path, count):
     curves[:, 0] = np.nan  # a class without objects
     arrays = {"curves": curves, "mask_curves": curves, "class_AP": curves.mean(axis=(0, 2)) / 2}
     arrays["class_AP50"] = curves[0].mean(axis=1)
-    made = results(arrays=arrays)
+    made = dataclasses.replace(results(arrays=arrays), class_names=[f"class {index}" for index in range(count)])
     for name in ("precision_recall", "class_ap"):
         plots.PLOTS[name](tmp_path / f"{name}.png", made)
         picture = cv2.imread(str(tmp_path / f"{name}.png"))

@@ -227,7 +227,8 @@ def files(tmp_path_factory):
                     "area": float(record["area"][row]),
                     "iscrowd": int(record["crowd"][row]),
                     "segmentation": rectangle(record["masks"][row]),
-                    "keypoints": record["keypoints"][row].ravel().tolist(),
+                    # The number of the pixel of which the record has the centre.
+                    "keypoints": (record["keypoints"][row] - np.array([0.5, 0.5, 0])).ravel().tolist(),
                     "num_keypoints": 2,
                 }
             )
@@ -342,6 +343,7 @@ def test_predict_writes_a_picture_a_line_and_entries_for_each_frame(predicted, m
             assert fact["box"] == pytest.approx([x, y, x + width, y + height], abs=0.01)
             assert entry["category_id"] == {"grey": 7, "white": 17}[fact["class"]]
             assert fact["keypoints"][0][:2] == pytest.approx([x + width / 2, y + height / 2], abs=0.01)
+            assert entry["keypoints"][0] == pytest.approx(x + width / 2 - 0.5)
             assert entry["segmentation"]["size"] == [HIGH, WIDE]
         picture = opencv().imread(str(predicted / f"frame_{index:04}_objects.png"))
         assert picture.shape == (6 * HIGH, 6 * WIDE, 3)  # the first factor that gives 480 pixels

@@ -91,7 +91,6 @@ def from_images(
     batch_size: int,
     *,
     on_bad_image: Literal["stop", "skip"] = "stop",
-    boxes: bool = False,
 ) -> "Pipeline":
     """One pass over images that the caller has, as for evaluation, the last batch padded.
 
@@ -100,14 +99,13 @@ def from_images(
         transforms: as in `create`.
         batch_size: images per batch.
         on_bad_image: "stop" names the first that cannot be decoded; "skip" lists them in `Pipeline.bad_images`.
-        boxes: whether boxes will be found: batches then tell by `placement` where the images' files lie on the canvas.
 
     Raises:
         UsageError: a batch size below 1, an unknown transform, or a first image that cannot be read.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size: expected at least 1, given {batch_size}.")
-    source = Source("images", "", ImageRecords(images, boxes))
+    source = Source("images", "", ImageRecords(images))
     return Pipeline(source, batch_size, transforms, train=False, on_bad_image=on_bad_image, max_bad_share=1.0)
 
 

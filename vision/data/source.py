@@ -114,22 +114,15 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecords:
-    """Images without labels, as given by the caller.
-
-    Attributes:
-        images: paths, encoded bytes or arrays.
-        boxes: whether an image has `boxes` (0, 4), so that transforms tell where its file lies on the canvas.
-    """
+    """Images without labels, as given by the caller: paths, encoded bytes or arrays."""
 
     images: Sequence[Any]
-    boxes: bool = False
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image = {"image": self.images[index]}
-        return image | {"boxes": np.zeros((0, 4), np.float32)} if self.boxes else image
+        return {"image": self.images[index]}
 
     def describe(self, index: int) -> str:
         image = self.images[index]

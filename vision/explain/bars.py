@@ -46,10 +46,10 @@ def class_bars(
     if missing:
         subtitle += f"; {absent}: {shorten(', '.join(missing), 60)}"
     left, bars = 0.35 + 0.085 * max(map(len, names), default=0), 0.26 * max(1, len(drawn))
-    above = 0.25 if behind else 0.0
+    above, right = (0.25, 1.1) if behind else (0.0, 0.55)
     width, height = max(7.2, left + 5.0), bars + 1.35 + above
     with new_figure(path, width, height) as figure:
-        axes = figure.add_axes((left / width, 0.5 / height, 1 - (left + 0.55) / width, bars / height))
+        axes = figure.add_axes((left / width, 0.5 / height, 1 - (left + right) / width, bars / height))
         places = np.arange(len(drawn))
         ends = values[drawn]
         if behind:

@@ -18,7 +18,7 @@ SHOWN_FROM = 0.3  # the least score of a detection that is drawn; what is less s
 _RIGHT = 0.5  # IoU from which a detection is of an object
 _NAMED = 8  # classes up to which each has a coloured precision-recall curve and a name
 _COLORS = (BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, INK, GREY)
-_CELL_INCHES = 2.6
+_CELL_INCHES, _COLUMNS = 2.6, 4  # few and large, so that names can be read
 
 
 def detection_grid(path: str | Path, results: Results, limit: int = 8) -> None:
@@ -38,8 +38,9 @@ def detection_grid(path: str | Path, results: Results, limit: int = 8) -> None:
     for index, color in [(index, VERMILION) for index in worst] + [(index, GREY) for index in typical]:
         image, (right, wrong, missed) = results.images[index], counts[index]
         color = color if wrong + missed else GREEN
+        ignored = int(np.sum(truths[index].get("crowd", 0)))
         lines = (
-            [Line(f"truth: {_objects(right + missed)}", GREY)],
+            [Line(f"truth: {_objects(right + missed)}" + (f", {ignored} ignored" if ignored else ""), GREY)],
             [Line(f"{right} right, {wrong} wrong, {missed} missed", color, bold=True)],
         )
         for one, line in zip((truths[index], found[index]), lines, strict=True):
@@ -50,7 +51,7 @@ def detection_grid(path: str | Path, results: Results, limit: int = 8) -> None:
     subtitle += f"; detections of at least {SHOWN_FROM}, right from IoU {_RIGHT}"
     if math.isfinite(results.metrics.get("AP", math.nan)):
         subtitle += f"; AP of the whole split {results.metrics['AP']:.3f}"
-    grid(path, cells, f"Detections on {results.split}", subtitle, 2, _CELL_INCHES)
+    grid(path, cells, f"Detections on {results.split}", subtitle, 2, _CELL_INCHES, columns=_COLUMNS)
 
 
 def detection_overlays(path: str | Path, results: Results, limit: int = 24) -> None:
@@ -72,7 +73,7 @@ def detection_overlays(path: str | Path, results: Results, limit: int = 24) -> N
     count = len(results.images)
     subtitle = f"{count:,} image{'' if count == 1 else 's'}" + (f", the first {limit}" if count > limit else "")
     subtitle += f"; detections of at least {SHOWN_FROM}"
-    grid(path, cells, "Detections", subtitle, cell_inches=_CELL_INCHES)
+    grid(path, cells, "Detections", subtitle, cell_inches=_CELL_INCHES, columns=_COLUMNS)
 
 
 def class_ap(path: str | Path, results: Results) -> None:
@@ -103,7 +104,7 @@ def precision_recall(path: str | Path, results: Results) -> None:
     with new_figure(path, width, height) as figure:
         panels = figure.subplots(len(kinds), 2, squeeze=False, sharex=True, sharey=True)
         figure.subplots_adjust(
-            left=0.07, right=0.8, top=1 - 0.95 / height, bottom=0.5 / height, wspace=0.08, hspace=0.22
+            left=0.07, right=0.8, top=1 - 0.95 / height, bottom=0.5 / height, wspace=0.1, hspace=0.22
         )
         for (kind, curves), row in zip(kinds.items(), panels, strict=True):
             for axes, iou, lines in zip(row, ("0.5", "0.75"), curves, strict=True):

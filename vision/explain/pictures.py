@@ -254,6 +254,7 @@ def grid(
     group: int = 1,
     cell_inches: float | None = None,
     legend: Sequence[tuple[str, str]] = (),
+    columns: int | None = None,
 ) -> None:
     """Draws the cells in rows: small images with crisp pixels, large ones scaled down.
 
@@ -265,8 +266,9 @@ def grid(
         group: cells that belong together: never in different rows, and closer to each other.
         cell_inches: width of a cell; by default small enough for ten columns.
         legend: (name, colour) of what colours in the pictures mean, drawn under the subtitle.
+        columns: most cells in a row, a multiple of `group`; by default as many as make a picture of pleasant shape.
     """
-    columns = _columns(len(cells), group)
+    columns = min(columns or 10, _columns(len(cells), group))
     rows = max(1, math.ceil(len(cells) / columns))
     heights = [_size(cell.image)[0] / _size(cell.image)[1] for cell in cells] or [1.0]
     cell_width = cell_inches or (min(1.25, max(1.0, 10.4 / columns)) if columns > 4 else 1.6)

@@ -178,7 +178,8 @@ def coco_entries(objects: Objects, image_id: int) -> list[dict[str, Any]]:
 
     Returns:
         For each {"image_id", "category_id", "bbox": [x, y, width, height], "score"}, with "segmentation" (run lengths)
-        and "keypoints" [x, y, visibility or score, ...] where there are any. Nothing is rounded.
+        and "keypoints" [x, y, visibility or score, ...] where there are any. Nothing is rounded. A keypoint in the
+        centre of a pixel has that pixel's number, as in COCO's files, half a pixel less than here.
     """
     boxes = np.concatenate([objects.boxes[:, :2], objects.boxes[:, 2:] - objects.boxes[:, :2]], axis=1).tolist()
     entries = [
@@ -190,7 +191,7 @@ def coco_entries(objects: Objects, image_id: int) -> list[dict[str, Any]]:
             entry["segmentation"] = lengths
     if objects.keypoints is not None:
         for entry, points in zip(entries, objects.keypoints, strict=True):
-            entry["keypoints"] = points.ravel().tolist()
+            entry["keypoints"] = (points - np.array([0.5, 0.5, 0])).ravel().tolist()
     return entries
 
 

@@ -5,6 +5,7 @@ process had written after the checkpoint, so that each step is in each place onc
 """
 
 import json
+import logging
 import math
 import os
 import re
@@ -148,6 +149,7 @@ def tensorboard_writer(workdir: Path, restored_step: int | None = None, flush_se
     """
     from tensorboardX import SummaryWriter
 
+    logging.getLogger("tensorboardX").setLevel(logging.ERROR)  # a metric that is NaN is a metric
     events = SummaryWriter(
         str(workdir),
         # Events at or after this step are forgotten.
