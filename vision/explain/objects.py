@@ -88,7 +88,7 @@ def draw_objects(
 def _style(shape: tuple[int, int]) -> _Style:
     factor = max(1, math.ceil(_SMALLEST / max(shape)))
     unit = factor * max(shape) / 512
-    return _Style(factor, max(1, round(1.3 * unit)), 0.5 * unit, max(2, round(2 * unit)))
+    return _Style(factor, max(1, round(1.3 * unit)), 0.55 * unit, max(2, round(2 * unit)))
 
 
 def _color(label: int) -> tuple[int, int, int]:
