@@ -192,11 +192,9 @@ def _with_objects(example: Example, parts: list[_Part], canvas: Shape, max_objec
         return example
     boxes = [np.asarray(part.example["boxes"]) for part in parts]
     number = len(boxes[0]) if max_objects is None else max_objects
-    objects = [
-        (part, row) for part, its in enumerate(boxes) for row in np.flatnonzero((its[:, 2:] > its[:, :2]).all(1))
-    ]
-    areas = [-np.prod(boxes[part][row, 2:] - boxes[part][row, :2]) for part, row in objects]
-    chosen = [objects[place] for place in np.sort(np.argsort(areas, kind="stable")[:number]).tolist()]
+    areas = [np.prod(of_part[:, 2:] - of_part[:, :2], axis=1) for of_part in boxes]
+    objects = [(part, row) for part, of_part in enumerate(areas) for row in np.flatnonzero(of_part).tolist()]
+    chosen = sorted(sorted(objects, key=lambda place: -areas[place[0]][place[1]])[:number])
     return {**example, **{name: _rows(name, parts, chosen, number, canvas) for name in OBJECTS if name in example}}
 
 
