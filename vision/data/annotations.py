@@ -19,15 +19,13 @@ PLACE = ("placement", "file_size")
 def placed(example: dict[str, Any]) -> dict[str, Any]:
     """The example with `placement` and `file_size`, those of an image that is as its file has it, if it has none.
 
-    Only examples with `boxes` get them, and only once their image is decoded.
+    Only examples with `boxes`, or with a `placement` from their record, get them, and only once their image is decoded.
     """
-    if "boxes" not in example or "placement" in example or not isinstance(example["image"], np.ndarray):
+    asked = "boxes" in example or "placement" in example
+    if not asked or "file_size" in example or not isinstance(example["image"], np.ndarray):
         return example
-    return {
-        **example,
-        "placement": np.array(Affine(), np.float32),
-        "file_size": np.array(example["image"].shape[:2], np.int32),
-    }
+    file_size = np.array(example["image"].shape[:2], np.int32)
+    return {**example, "placement": np.array(Affine(), np.float32), "file_size": file_size}
 
 
 def move_example(example: dict[str, Any], geometry: Geometry) -> dict[str, Any]:

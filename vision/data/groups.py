@@ -132,12 +132,7 @@ def bucketed(
     for found in dict.fromkeys(shapes):
         if found is None:
             continue
-        chains[found] = tuple(
-            call._replace(arguments=call.arguments | {"sizes": (found,), "shrink": True})
-            if call.name == "pad_to"
-            else call
-            for call in transforms
-        )
+        chains[found] = tuple(_padded_to(call, found) if call.name == "pad_to" else call for call in transforms)
         members = [i for i in range(count) if shapes[i] == found]
         spec = _first_spec(lambda index, found=found: example(index, chains[found]), members, skip_bad)
         if spec:

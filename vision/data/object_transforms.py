@@ -102,20 +102,23 @@ def mosaic(
     size: Size,
     probability: float = 1.0,
     centre: tuple[float, float] = (0.25, 0.75),
+    max_objects: int | None = None,
     fill: Colour = 114,
     method: Method = "auto",
 ) -> Example:
     """Four images in one, this one and three drawn at random, which meet in one point (YOLOv4, section 3.3).
 
     Each is resized to fit into the whole canvas, its proportions kept, and put with its inner corner at that point;
-    what lies beyond the canvas is cut off. Objects are those of the four. Where they are more than an example has rows
-    for, the smallest are left out. Fields of the whole image, such as `label` and `placement`, are those of the first.
-    Where there is no mosaic, the image is resized to fit into the canvas and put in its middle.
+    what lies beyond the canvas is cut off. Objects are those of the four. Fields of the whole image, such as `label`
+    and `placement`, are those of the first. Where there is no mosaic, the image is resized to fit into the canvas and
+    put in its middle.
 
     Args:
         size: height and width of the result in pixels, one number for a square.
         probability: how often, 0..1.
         centre: from where to where the point may lie, as shares of the canvas's height and width.
+        max_objects: rows for objects of the result, the largest where there are more; by default as many as the data
+            have for one image. Objects that are left out are seen and not learnt: give it what four images need.
         fill: grey level of what no image covers, 0..255, or red, green and blue.
         method: interpolation, as for resize.
     """
@@ -124,16 +127,18 @@ def mosaic(
         mosaic,
         probability=0 <= probability <= 1,
         centre=0 <= centre[0] <= centre[1] <= 1,
+        max_objects=max_objects is None or max_objects >= 1,
         fill=is_colour(fill),
     )
     if rng.random() >= probability:
-        return _in_the_middle(example, canvas, fill, method)
+        alone = _in_the_middle(example, canvas, fill, method)
+        return _with_objects(alone, [_Part(alone, slice(0, canvas[0]), slice(0, canvas[1]))], canvas, max_objects)
     row, column = (min(max(1, round(rng.uniform(*centre) * length)), max(1, length - 1)) for length in canvas)
     quarters = [
         _quarter(one, canvas, (row, column), below, right, fill, method)
         for one, (below, right) in zip([example, *others(3)], np.ndindex(2, 2), strict=True)
     ]
-    return _together(quarters, canvas)
+    return _together(quarters, canvas, max_objects)
 
 
 def _fitted(shape: Shape, canvas: Shape) -> Shape:
@@ -148,7 +153,7 @@ def _in_the_middle(example: Example, canvas: Shape, fill: Colour, method: Method
     return move_example(example, geometry.then(inner, placed))
 
 
-class _Quarter(NamedTuple):
+class _Part(NamedTuple):
     """One image of a mosaic: its example, cut to its part of the canvas, and where that part is."""
 
     example: Example
@@ -158,7 +163,7 @@ class _Quarter(NamedTuple):
 
 def _quarter(
     example: Example, canvas: Shape, centre: tuple[int, int], below: int, right: int, fill: Colour, method: Method
-) -> _Quarter:
+) -> _Part:
     """The part above or below, and left or right of the centre."""
     rows = slice(centre[0], canvas[0]) if below else slice(0, centre[0])
     columns = slice(centre[1], canvas[1]) if right else slice(0, centre[1])
@@ -167,10 +172,10 @@ def _quarter(
     height, width = rows.stop - rows.start, columns.stop - columns.start
     top, left = (0 if below else inner.shape[0] - height), (0 if right else inner.shape[1] - width)
     part = geometry.crop(top, left, (height, width), fill=fill, border=True)
-    return _Quarter(move_example(example, geometry.then(inner, part)), rows, columns)
+    return _Part(move_example(example, geometry.then(inner, part)), rows, columns)
 
 
-def _together(quarters: list[_Quarter], canvas: Shape) -> Example:
+def _together(quarters: list[_Part], canvas: Shape, max_objects: int | None) -> Example:
     """One example of four, its fields those of the first but for what has pixels or objects."""
     examples = [quarter.example for quarter in quarters]
     whole = {name: value for name, value in examples[0].items() if name != "size"}
@@ -178,24 +183,27 @@ def _together(quarters: list[_Quarter], canvas: Shape) -> Example:
         if name in whole:
             one, two, three, four = (example[name] for example in examples)
             whole[name] = np.vstack([np.hstack([one, two]), np.hstack([three, four])])
-    if "boxes" not in whole:
-        return whole
-    number = len(whole["boxes"])
-    boxes = np.stack([example["boxes"] for example in examples])
-    areas = np.prod(boxes[..., 2:] - boxes[..., :2], axis=2)
-    largest = np.argsort(-areas, axis=None, kind="stable")[: min(number, np.count_nonzero(areas))]
-    chosen = [divmod(place, number) for place in np.sort(largest).tolist()]
-    for name in [name for name in OBJECTS if name in whole]:
-        whole[name] = _rows(name, quarters, chosen, canvas)
-    return whole
+    return _with_objects(whole, quarters, canvas, max_objects)
 
 
-def _rows(name: str, quarters: list[_Quarter], chosen: list[tuple[int, int]], canvas: Shape) -> np.ndarray:
-    """A field of the chosen objects, (quarter, row) each, in coordinates of the canvas; zeros in the other rows."""
-    like = np.asarray(quarters[0].example[name])
-    result = np.zeros((len(like), *canvas) if name == "masks" else like.shape, like.dtype)
-    for place, (number, row) in enumerate(chosen):
-        example, rows, columns = quarters[number]
+def _with_objects(example: Example, parts: list[_Part], canvas: Shape, max_objects: int | None) -> Example:
+    """The example with the objects of the parts, the largest where they are too many, in their order."""
+    if "boxes" not in example:
+        return example
+    boxes = [np.asarray(part.example["boxes"]) for part in parts]
+    number = len(boxes[0]) if max_objects is None else max_objects
+    areas = [np.prod(of_part[:, 2:] - of_part[:, :2], axis=1) for of_part in boxes]
+    objects = [(part, row) for part, of_part in enumerate(areas) for row in np.flatnonzero(of_part).tolist()]
+    chosen = sorted(sorted(objects, key=lambda place: -areas[place[0]][place[1]])[:number])
+    return {**example, **{name: _rows(name, parts, chosen, number, canvas) for name in OBJECTS if name in example}}
+
+
+def _rows(name: str, parts: list[_Part], chosen: list[tuple[int, int]], number: int, canvas: Shape) -> np.ndarray:
+    """A field of the chosen objects, (part, row) each, in coordinates of the canvas; zeros in the other rows."""
+    like = np.asarray(parts[0].example[name])
+    result = np.zeros((number, *(canvas if name == "masks" else like.shape[1:])), like.dtype)
+    for place, (part, row) in enumerate(chosen):
+        example, rows, columns = parts[part]
         value = example[name][row]
         if name == "masks":
             result[place, rows, columns] = value

@@ -114,7 +114,10 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class ImageRecords:
-    """Images without labels, as given by the caller: paths, encoded bytes or arrays."""
+    """Images without labels, as given by the caller: paths, encoded bytes or arrays.
+
+    They ask for the fields `placement` and `file_size`: who predicts wants to know where in the file something is.
+    """
 
     images: Sequence[Any]
 
@@ -122,7 +125,7 @@ class ImageRecords:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.images[index]}
+        return {"image": self.images[index], "placement": np.array([1, 0, 0, 0, 1, 0], np.float32)}
 
     def describe(self, index: int) -> str:
         image = self.images[index]

@@ -23,9 +23,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vision.data import colour, geometry, images
+from vision.data import geometry, images
 from vision.data.annotations import PLACE
 from vision.data.arguments import INJECTED, Example, Method, Size, check, height_width, scaled
+from vision.data.colour_transforms import autocontrast, brightness, contrast, hue, noise, saturation
 from vision.data.geometry import Geometry, Shape
 from vision.data.object_transforms import expand, mosaic, random_iou_crop
 from vision.errors import UsageError
@@ -52,33 +53,6 @@ def keep(example: Example, *, fields: str | tuple[str, ...]) -> Example:
     if "boxes" in kept:
         kept |= set(PLACE)
     return {name: value for name, value in example.items() if name in kept}
-
-
-def autocontrast(example: Example, *, cutoff: float = 0.005) -> Example:
-    """Stretches the grey levels that the image has over the whole range, all channels alike.
-
-    Args:
-        cutoff: share of the pixels at each end that may become black or white, 0..0.5.
-    """
-    check(autocontrast, cutoff=0 <= cutoff < 0.5)
-    image = images.decoded(example["image"])
-    low, high = np.quantile(images.decode(image, channels=1), (cutoff, 1 - cutoff))
-    if high <= low:
-        return example
-    levels = np.clip(np.rint((np.arange(256) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
-    return {**example, "image": levels[image]}
-
-
-def noise(example: Example, rng: np.random.Generator, *, std: float) -> Example:
-    """Adds independent Gaussian noise to every value.
-
-    Args:
-        std: its standard deviation in grey levels, of 255.
-    """
-    check(noise, std=std >= 0)
-    image = images.decoded(example["image"])
-    noisy = image + np.float32(std) * rng.standard_normal(image.shape, np.float32)
-    return {**example, "image": np.clip(np.rint(noisy), 0, 255).astype(np.uint8)}
 
 
 def keep_clean(example: Example) -> Example:
@@ -345,51 +319,6 @@ def scale(shape: Shape, rng: np.random.Generator, *, low: float, high: float, fi
     check(scale, low=low > 0, high=low <= high, fill=0 <= fill <= 255)
     factor = math.exp(rng.uniform(math.log(low), math.log(high)))
     return geometry.about_centre(shape, (factor, 0.0, 0.0, factor), fill=fill)
-
-
-# Colour.
-
-
-def brightness(rng: np.random.Generator, *, amount: float) -> np.ndarray:
-    """Multiplies all values by a random factor.
-
-    Args:
-        amount: the factor is in [1 - amount, 1 + amount], 0..1.
-    """
-    check(brightness, amount=0 <= amount <= 1)
-    return colour.blend(rng.uniform(1 - amount, 1 + amount))
-
-
-def contrast(grey: float, rng: np.random.Generator, *, amount: float) -> np.ndarray:
-    """Moves all values away from, or towards, the image's mean grey level by a random factor.
-
-    The mean is that of the part of the image that crops have left, before it is resampled or padded.
-
-    Args:
-        amount: the factor is in [1 - amount, 1 + amount], 0..1.
-    """
-    check(contrast, amount=0 <= amount <= 1)
-    return colour.blend(rng.uniform(1 - amount, 1 + amount), grey)
-
-
-def saturation(rng: np.random.Generator, *, amount: float) -> np.ndarray:
-    """Moves the colour of each pixel away from, or towards, its own grey level by a random factor. Grey images stay.
-
-    Args:
-        amount: the factor is in [1 - amount, 1 + amount], 0..1.
-    """
-    check(saturation, amount=0 <= amount <= 1)
-    return colour.saturate(rng.uniform(1 - amount, 1 + amount))
-
-
-def hue(rng: np.random.Generator, *, degrees: float) -> np.ndarray:
-    """Turns all colours about the grey axis by a random angle; luma stays, and so do grey images.
-
-    Args:
-        degrees: the largest angle, either way; 180 reaches every hue.
-    """
-    check(hue, degrees=0 <= degrees <= 180)
-    return colour.turn_hue(math.radians(rng.uniform(-degrees, degrees)))
 
 
 TRANSFORMS: dict[str, Callable[..., Any]] = {
