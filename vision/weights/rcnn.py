@@ -7,7 +7,7 @@ section and 90 classes.
 from vision.models import backbones
 from vision.models.rcnn import FasterRCNN
 from vision.models.vgg import VGG
-from vision.weights import resnet, vgg
+from vision.weights import resnet
 from vision.weights.rules import CONV, DENSE, DENSE_OF_1X1, TRANSPOSED, Kind, Rule, dense_after_map, nested, norm
 
 
@@ -112,7 +112,6 @@ def _dense_layers_of_vgg(model: FasterRCNN) -> tuple[Rule, ...]:
         return ()
     channels = backbone.width * min(2 ** (len(backbone.stage_sizes) - 1), 8)
     return (
-        *nested(vgg.convolutions(backbone), "", "backbone"),
         *_layer(r"classifier\.0", "box_head/dense_1", dense_after_map(channels, model.roi_size, model.roi_size)),
         *_layer(r"classifier\.3", "box_head/dense_2", DENSE),
     )
