@@ -47,14 +47,14 @@ class Pooled(nn.Module):
 
     @nn.compact
     def __call__(self, image, train=False):
-        return {"features": {s: average_pool(image, s, s) for s in (8, 16, 32)}}
+        return {"features": {s: average_pool(image, s, s) for s in (8, 16)}}
 
 
 def test_subnets_are_shared_and_start_at_the_prior(monkeypatch):
     """One set of parameters predicts on all levels; each class starts near 0.01."""
     monkeypatch.setitem(models.MODELS, "pooled", Pooled)
-    model = models.create("retinanet", 2, backbone="pooled", channels=8, depth=1)
-    image = jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
+    model = models.create("retinanet", 2, backbone="pooled", strides=(8, 16), extra="none", channels=8, depth=1)
+    image = jax.random.normal(jax.random.key(1), (1, 32, 32, 3))
     outputs, variables = jax.jit(model.init_with_output)(jax.random.key(0), image)
     assert set(variables["params"]) == {"pyramid", "class_head", "box_head"}
     np.testing.assert_allclose(jax.nn.sigmoid(outputs["logits"]), 0.01, rtol=0.2)
@@ -62,7 +62,7 @@ def test_subnets_are_shared_and_start_at_the_prior(monkeypatch):
     head = variables["params"]["class_head"]["head"]
     head["kernel"], head["bias"] = jnp.zeros_like(head["kernel"]), jnp.arange(18.0)
     logits = np.asarray(jax.jit(model.apply)(variables, image)["logits"])[0]
-    assert len(logits) == len(outputs["anchors"]) == 9 * (64 + 16 + 4 + 1 + 1)
+    assert len(logits) == len(outputs["anchors"]) == 9 * (16 + 4)
     np.testing.assert_array_equal(logits, np.tile(np.arange(18.0).reshape(9, 2), (len(logits) // 9, 1)))
 
 

@@ -15,10 +15,9 @@ def in_crowd(anchors: jax.Array, batch: Batch, share: float = 0.5) -> jax.Array:
     if "crowd" not in batch:
         return jnp.zeros((len(batch["boxes"]), len(anchors)), bool)
     crowd = batch["crowd"].astype(bool) & batch["valid"].astype(bool)
-    regions = jnp.where(crowd[..., None], batch["boxes"], 0.0)[:, :, None]  # (B, N, 1, 4)
-    low, high = jnp.maximum(regions[..., :2], anchors[:, :2]), jnp.minimum(regions[..., 2:], anchors[:, 2:])
-    inside = box_ops.area(jnp.concatenate([low, high], axis=-1))  # (B, N, A)
-    return jnp.any((inside >= share * box_ops.area(anchors)) & (inside > 0), axis=1)
+    regions = jnp.where(crowd[..., None], batch["boxes"], 0.0)
+    shares = jax.vmap(box_ops.covered, (None, 0))(anchors, regions)  # (B, A, N)
+    return jnp.any(shares >= share, axis=-1)
 
 
 def best_boxes(

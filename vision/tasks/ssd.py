@@ -56,7 +56,8 @@ def ssd(
             matches = match_bipartite(box_ops.pairwise(truth["boxes"], boxes), truth["valid"], match_threshold)
             positive, index = matches >= 0, jnp.maximum(matches, 0)
             label = jnp.where(positive, 1 + truth["classes"][index], 0)
-            entropy = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+            # By one-hot labels: the gradient of picking one logit for each box is a scatter, slow on CPU and TPU.
+            entropy = optax.softmax_cross_entropy(logits, jax.nn.one_hot(label, logits.shape[-1]))
             hard = hard_negatives(entropy, positive, ~positive & ~crowd, negatives)
             target = box_ops.encode(truth["boxes"][index], boxes, WEIGHTS)
             distance = jnp.sum(smooth_l1(offsets, target), axis=-1)

@@ -54,6 +54,8 @@ PREPROCESSING: dict[str, tuple[tuple[str, Preprocessing], ...]] = {
         # Trained by TensorFlow; torchvision applies this normalisation inside of the network (`transform_input`).
         ("googlenet", _HALF),
         ("inception_v3", _HALF._replace(size=(299, 299), resize=342)),
+        # Its VGG-16 came from Caffe: a mean and no standard deviation, on the scale 0..255.
+        ("ssd300_vgg16", Preprocessing((300, 300), 300, mean=(0.48235, 0.45882, 0.40784), std=(1 / 255,) * 3)),
         (".*", Preprocessing()),
     ),
     "timm": (

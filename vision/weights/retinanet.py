@@ -14,7 +14,8 @@ def torchvision(model: RetinaNet) -> tuple[Rule, ...]:
 
     Their outputs are counted as if the first class were the background, but it is a class like others that no object
     ever has: 91 outputs for 90 classes. It is dropped, so that their label k is our class k - 1, as with all of
-    torchvision's detectors; written back, it has weights of zero and the prior's bias.
+    torchvision's detectors; written back, it has weights of zero and the prior's bias. The published file of the first
+    version wants batch norm with `norm_epsilon` 0 in the backbone's section.
     """
     boxes = len(model.scales) * len(model.aspect_ratios)
     return (
