@@ -133,6 +133,20 @@ def pairwise(
     return similarity(first[:, None], second[None])
 
 
+def covered(boxes: Float[Array, "rows 4"], regions: Float[Array, "columns 4"]) -> Float[Array, "rows columns"]:
+    """The share of each box's area that lies in each region, 0 for empty boxes.
+
+    What decides about regions that are neither objects nor background: a small box in the middle of a crowd has hardly
+    any IoU with it.
+
+    Args:
+        boxes: (rows, 4).
+        regions: (columns, 4).
+    """
+    intersection, _ = _intersection_and_union(boxes[:, None], regions[None])
+    return _divide(intersection, jnp.broadcast_to(area(boxes)[:, None], intersection.shape))
+
+
 def encode(boxes: AnyBoxes, anchors: AnyBoxes, weights: Four = (1.0, 1.0, 1.0, 1.0)) -> AnyBoxes:
     """The offsets (dx, dy, dw, dh) that turn each anchor into its box (Girshick et al. 2014, appendix C).
 

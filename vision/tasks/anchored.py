@@ -1,4 +1,4 @@
-"""What detectors that predict from every anchor share: crowds, the truth for each anchor, the best boxes."""
+"""What detectors that predict from every anchor share: where crowds are, the best boxes, checks of thresholds."""
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +10,14 @@ from vision.tasks.detection import Detections
 from vision.tasks.task import Batch
 
 
-def per_anchor(values: jax.Array, matches: jax.Array) -> jax.Array:
-    """(B, N, ...) of the objects -> (B, A, ...) of the object matched with each anchor; any where there is none."""
-    return jax.vmap(lambda values, matches: values[jnp.maximum(matches, 0)])(values, matches)
-
-
 def in_crowd(anchors: jax.Array, batch: Batch, share: float = 0.5) -> jax.Array:
     """(B, A): whether at least this share of an anchor (A, 4) lies in a crowd, where nothing is to be learnt."""
     if "crowd" not in batch:
         return jnp.zeros((len(batch["boxes"]), len(anchors)), bool)
     crowd = batch["crowd"].astype(bool) & batch["valid"].astype(bool)
-    regions = jnp.where(crowd[..., None], batch["boxes"], 0.0)[:, :, None]  # (B, N, 1, 4)
-    low, high = jnp.maximum(regions[..., :2], anchors[:, :2]), jnp.minimum(regions[..., 2:], anchors[:, 2:])
-    inside = box_ops.area(jnp.concatenate([low, high], axis=-1))  # (B, N, A)
-    return jnp.any((inside >= share * box_ops.area(anchors)) & (inside > 0), axis=1)
+    regions = jnp.where(crowd[..., None], batch["boxes"], 0.0)
+    shares = jax.vmap(box_ops.covered, (None, 0))(anchors, regions)  # (B, A, N)
+    return jnp.any(shares >= share, axis=-1)
 
 
 def best_boxes(
