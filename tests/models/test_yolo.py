@@ -114,11 +114,11 @@ def test_v3_takes_sides_that_its_strides_do_not_divide():
 def test_v3_predictions_lie_where_their_anchors_do():
     """Moving the image by the coarsest stride moves what is predicted, at both scales, by as much."""
     model = models.create("yolov3", 3, **V3)
-    variables = random_variables(model, 64, 64, 3)
-    image = np.zeros((2, 64, 64, 3), np.float32)
+    variables = random_variables(model, 160, 160, 3)
+    image = np.zeros((2, 160, 160, 3), np.float32)
     spot = np.random.default_rng(0).uniform(size=(6, 6, 3))
-    image[0, 24:30, 24:30] = spot
-    image[1, 40:46, 32:38] = spot
+    image[0, 68:74, 68:74] = spot
+    image[1, 84:90, 76:82] = spot
     found = jax.jit(model.apply)(variables, image)
     size = found["anchors"][:, 2:] - found["anchors"][:, :2]
     for stride in (4, 8):

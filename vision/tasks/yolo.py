@@ -58,10 +58,13 @@ def yolov1(
 
     def detect(outputs: Outputs, batch: Batch) -> Detections:
         boxes = v1_boxes(outputs["cell_boxes"].astype(jnp.float32), batch["image"].shape[1:3])
-        scores = outputs["class_scores"][..., None, :] * outputs["confidences"][..., None]
-        count, classes = len(scores), scores.shape[-1]
-        scores = jnp.clip(scores.astype(jnp.float32), 0.0, 1.0)
-        return found(boxes.reshape(count, -1, 4), scores.reshape(count, -1, classes), batch)
+        # Linear outputs: each is clipped by itself, lest two negative ones make a detection.
+        classes, confidences = (
+            jnp.clip(outputs[name].astype(jnp.float32), 0.0, 1.0) for name in ("class_scores", "confidences")
+        )
+        scores = classes[..., None, :] * confidences[..., None]
+        flat = (x.reshape(len(x), -1, x.shape[-1]) for x in (boxes, scores))
+        return found(*flat, batch)
 
     return detector(
         loss=loss,

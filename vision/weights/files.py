@@ -14,8 +14,8 @@ from flax.traverse_util import flatten_dict
 
 from vision.errors import UsageError
 from vision.models.transformer import unstack_blocks
-from vision.weights import numpy_pickle, pth, safetensors
-from vision.weights.sources import detect
+from vision.weights import darknet, numpy_pickle, pth, safetensors
+from vision.weights.sources import OURS, detect
 from vision.weights.state_dict import from_state_dict, to_state_dict
 
 
@@ -33,7 +33,7 @@ def load(
     Args:
         model: the network: `vision.models.create("resnet101", num_classes=1000)`.
         path: `.safetensors`; PyTorch's `.pth`, `.pt` or `.bin`; `.npz` of big_vision or vision_transformer; Keras's
-            `.h5`; TensorFlow.js's `model.json`; a pickled dict of NumPy arrays; or a run folder.
+            `.h5`; TensorFlow.js's `model.json`; a pickled dict of NumPy arrays; Darknet's `.weights`; or a run folder.
         source: whose names these are, in `RULES`; None finds out from the names.
         checkpoint: of a run folder: "best" (the last one where it has no best), "last" or a step.
         prefix: take only what lies under this path, without it: "encoder" of an autoencoder's weights.
@@ -47,7 +47,12 @@ def load(
     """
     path = Path(path)
     try:
-        tensors = read_run(path, checkpoint)[0] if path.is_dir() else read(path)
+        if path.is_dir():
+            tensors = read_run(path, checkpoint)[0]
+        elif darknet.is_darknet(path):
+            tensors, source = darknet.read(path, model), OURS
+        else:
+            tensors = read(path)
         tensors = below(tensors, prefix) if prefix else tensors
         return from_state_dict(model, tensors, source or detect(model, tensors), **options)
     except UsageError as error:

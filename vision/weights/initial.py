@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 
 from vision.errors import UsageError
-from vision.weights import files
+from vision.weights import darknet, files
 from vision.weights.preprocessing import imagenet_classes, preprocessing
 from vision.weights.sources import OURS, detect
 
@@ -100,6 +100,8 @@ def _record(model: nn.Module, name: str, weights: str, source: str | None, check
             facts["transforms"],
             tuple(facts["class_names"]),
         )
+    if darknet.is_darknet(Path(weights)):  # its networks see RGB from 0 to 1
+        return Record({"name": "normalize"}, "", "", ())
     source = source or detect(model, files.read(weights))
     if source == OURS:  # a file of variables alone
         return Record({}, "", "", ())
