@@ -134,6 +134,18 @@ def test_a_run_of_one_step(path, tmp_path):
 FEWER_CHANNELS = {"fcn32s": {"width": 4, "hidden": 16}, "unet": {"width": 2}}
 FEWER_CHANNELS |= dict.fromkeys(("fcn16s", "fcn8s"), FEWER_CHANNELS["fcn32s"])
 LARGE = ("imagenet", "transfer", "voc", "cityscapes")
+# Compiling takes a time that goes with the number of layers: the deep networks repeat fewer of the same.
+FEWER_LAYERS = {
+    "densenet": {"block_sizes": (2, 2, 2)},
+    "resnetv2_50x1_bit": {"stage_sizes": (1, 1, 1, 1)},
+    **{name: {"stage_sizes": (1, 1, 1)} for name in ("resnet56", "resnet110", "wide_resnet28_10")},
+    **{name: {"repeats": 1} for name in ("googlenet", "inception_v3", "inception_v4", "inception_resnet_v2")},
+    **{name: {"depth": 2} for name in ("vit", "vit_tiny_r_s16_p8_224")},
+}
+
+
+# The step runs once.
+QUICKLY = {"xla_backend_optimization_level": 0}
 
 
 @pytest.mark.slow
@@ -142,6 +154,8 @@ def test_one_step(path):
     config = with_fake_data(configs.load(path))
     if any(name in path for name in LARGE):
         config.model.update(FEWER_CHANNELS.get(config.model.name, {}), dtype="float32")
+    elif not config.get("init"):
+        config.model.update(FEWER_LAYERS.get(config.model.name, {}))
     wired = experiment.build(config)
     variables = wired.variables() if wired.config.init.weights else random_variables(wired.shapes)
     before = state.create(variables, wired.optimizer.transform, jax.random.key(0), wired.step_options().ema is not None)
@@ -149,11 +163,8 @@ def test_one_step(path):
     train_step = step.make_train_step(
         network.model, network.task, network.preprocess, wired.optimizer, wired.step_options()
     )
-    # Compiled as quickly as may be: the step runs once.
     lowered = jax.jit(train_step).lower(before, wired.train_data.batch(0))
-    after, metrics = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})(
-        before, wired.train_data.batch(0)
-    )
+    after, metrics = lowered.compile(compiler_options=QUICKLY)(before, wired.train_data.batch(0))
     assert int(after.step) == 1
     assert all(np.isfinite(float(total)) for total, _ in metrics.values())
     assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(a != b)), before.params, after.params)))

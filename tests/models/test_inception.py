@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from vision import models
 from vision.errors import UsageError
 from vision.models import count_parameters, inception, layers, variable_shapes
 
@@ -121,3 +122,28 @@ def test_remat_and_dtype_change_no_variable():
 
 def test_norms_have_the_published_epsilon():
     assert inception.Inception().norm.keywords["epsilon"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    "name, repeats, modules",
+    [
+        ("inception_v3", 1, "5b 6a 6b 7a 7b"),
+        ("inception_v4", 2, "3a 4a 5a 5b 5c 6a 6b 6c 7a 7b 7c"),
+        ("googlenet", 2, "3a 3b 4a 4b 5a 5b"),
+        ("googlenet", 1, "3a 4a 5a"),
+    ],
+)
+def test_repeats_keep_the_first_modules_of_each_kind(name, repeats, modules):
+    model = models.create(name, 10, repeats=repeats)
+    found = variable_shapes(model, (224, 224, 3))["params"]
+    kept = [key.split("_")[1] for key in sorted(found) if key.startswith(("mixed", "inception"))]
+    assert kept == modules.split()
+
+
+def test_repeats_of_residual_blocks():
+    found = variable_shapes(models.create("inception_resnet_v2", 10, repeats=1), (224, 224, 3))["params"]
+    full = variable_shapes(models.create("inception_resnet_v2", 10), (224, 224, 3))["params"]
+    assert set(found) < set(full)
+    assert all(found[key] == full[key] for key in found if not key.startswith("mixed"))
+    with pytest.raises(UsageError, match="repeats: sizes are 1 or more; given 0"):
+        variable_shapes(models.create("inception_v3", 10, repeats=0), (224, 224, 3))

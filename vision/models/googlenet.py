@@ -108,6 +108,7 @@ class GoogLeNet(nn.Module):
             pooling (figure 2a), whose results grow from module to module.
         auxiliary: whether there are auxiliary classifiers; their logits are to count 0.3 each in the loss.
         width: factor of the channels of all layers but the auxiliary classifiers', for small networks.
+        repeats: how many modules of a stage are kept at most, for shallow networks; None: all nine, 2, 5 and 2.
         small_images: 3x3 stem of stride 1 without poolings, for images of about 32 pixels; features then have strides
             1, 2, 4 instead of 2, 4, 8, 16, 32.
         dropout: chance of a pooled feature to be zeroed while training; the paper's is 0.4.
@@ -122,6 +123,7 @@ class GoogLeNet(nn.Module):
     naive: bool = False
     auxiliary: bool = True
     width: float = 1.0
+    repeats: int | None = None
     small_images: bool = False
     dropout: float = 0.2
     remat: bool = False
@@ -133,7 +135,7 @@ class GoogLeNet(nn.Module):
     def __call__(self, image: jax.Array, train: bool = False) -> dict[str, Any]:
         """image (B, H, W, C) -> features by stride, pooled (B, 1024 x width), logits (B, num_classes).
 
-        While training also `aux_logits`, a tuple of two (B, num_classes): after module 4a and after 4d.
+        While training also `aux_logits`, a tuple of (B, num_classes): after module 4a and, if it is kept, after 4d.
         """
         form = pick(FORMS, "form", self.form, "googlenet.form")
         heads = bool(self.auxiliary and self.num_classes) and (train or self.is_initializing())
@@ -145,7 +147,7 @@ class GoogLeNet(nn.Module):
 
         stride, tapped = max(features), []
         block = nn.remat(Branches, static_argnums=(2,)) if self.remat else Branches  # `train`, counted with self
-        for name, widths in WIDTHS.items():
+        for name, widths in self._modules():
             if name in ("3a", "4a", "5a") and not (name == "3a" and self.small_images):
                 x = _halve(x, window=form.last_window if name == "5a" else 3)
                 stride *= 2
@@ -162,6 +164,10 @@ class GoogLeNet(nn.Module):
             outputs |= {"aux_logits": aux_logits} if train else {}
         dropped = nn.Dropout(self.dropout)(outputs["pooled"], deterministic=not train)
         return {**outputs, **layers.classifier(dropped, self.num_classes)}
+
+    def _modules(self) -> list[tuple[str, Widths]]:
+        """Names and channels of the modules that are kept: the first of each stage."""
+        return [item for item in WIDTHS.items() if self.repeats is None or "abcde".index(item[0][1]) < self.repeats]
 
     def smallest(self, heads: bool) -> int:
         """The least height and width of an image, with or without auxiliary classifiers."""

@@ -221,6 +221,7 @@ class Inception(nn.Module):
         auxiliary: whether there is an auxiliary classifier, whose logits are in the outputs while training; it needs
             images of 299 pixels or more to train. Its logits are to count 0.4 in the loss.
         width: factor of the channels of all layers, for small networks.
+        repeats: how many of the modules of one kind in a row are kept at most, for shallow networks; None: all.
         small_images: a stem of stride 1 with padding, for images of about 32 pixels; features then have strides 1, 2,
             4 instead of 2, 4, 8, 16, 32.
         dropout: chance of a pooled feature to be zeroed while training; the papers' is 0.2.
@@ -236,6 +237,7 @@ class Inception(nn.Module):
     variant: Literal["v3", "v4", "resnet_v2"] = "v3"
     auxiliary: bool = False
     width: float = 1.0
+    repeats: int | None = None
     small_images: bool = False
     dropout: float = 0.2
     drop_path: float = 0.0
@@ -279,9 +281,11 @@ class Inception(nn.Module):
         return {**outputs, **layers.classifier(dropped, self.num_classes)}
 
     def layout(self) -> Layout:
-        """The variant's layers, scaled in width, with a stem of stride 1 for small images."""
+        """The variant's layers, scaled in width and depth, with a stem of stride 1 for small images."""
         layout = pick(LAYOUTS, "variant", self.variant, "inception.variant")
         layout = tuple((name, scale_width(layer, self.width)) for name, layer in layout)
+        if self.repeats is not None:
+            layout = _shortened(layout, self.repeats)
         if not self.small_images:
             return layout
         end = [name for name, _ in layout].index("mixed_5b")
@@ -299,6 +303,21 @@ class Inception(nn.Module):
         if train_head:
             check_image("inception with auxiliary=True", image_size, smallest_for_head)
         check_image("inception", image_size, smallest)
+
+
+def _shortened(layout: Layout, repeats: int) -> Layout:
+    """The layout with at most so many modules of one kind in a row; those that reduce the map stay."""
+    kept, kind, count = [], None, 0
+    for name, layer in layout:
+        if isinstance(layer, Unit | Pool) or stride_of(layer) > 1:
+            kind = None
+        elif type(layer) is kind:
+            count += 1
+        else:
+            kind, count = type(layer), 1
+        if kind is None or count <= repeats:
+            kept.append((name, layer))
+    return tuple(kept)
 
 
 def _same_size(layer: Layer | Fork) -> Layer | Fork:
