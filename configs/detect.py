@@ -1,0 +1,122 @@
+"""Detectors on the embedded scenes of handwritten digits: the published systems on small backbones.
+
+    python -m launch.train --config=configs/detect.py:faster_rcnn
+
+2,000 scenes of 96x96 pixels to train on, 500 to test, with 1 to 8 digits each of 10 to 60 pixels, partly hidden by
+others. The argument is a key of `NETWORKS`: ssd, yolo (version 1), yolov3, faster_rcnn, mask_rcnn, retinanet.
+"""
+
+from ml_collections import ConfigDict
+
+from vision.errors import pick
+
+RESNET = dict(name="resnet18", width=16)  # features of strides 4, 8, 16 and 32
+SHORT_RESNET = dict(name="resnet", width=16, stage_sizes=(2, 2))
+ANCHORS = ((12, 14), (14, 20), (20, 18), (17, 26), (25, 26), (24, 36), (36, 34), (33, 48), (48, 52))
+
+TWO_STAGE = dict(
+    backbone=RESNET,
+    strides=(4, 8, 16),
+    channels=32,
+    anchor_sizes=((12,), (20,), (32,), (52,)),
+    anchor_ratios=(1.0, 1.6),
+    rpn_samples=64,
+    before_nms=(200, 100),
+    proposals=(64, 32),
+    canonical_size=64.0,
+    roi_samples=32,
+    roi_positives=0.5,
+    box_hidden=(128,),
+    max_detections=32,
+)
+
+# Model, task, learning rate, epochs.
+NETWORKS = {
+    "ssd": (
+        dict(
+            name="ssd",
+            backbone=RESNET | dict(dilate=(True, False, False)),
+            strides=(4, 8, 16),
+            extra=(),
+            scales=(0.14, 0.22, 0.35, 0.5),
+            aspect_ratios=((1.6,),),
+        ),
+        "ssd",
+        3e-3,
+        30,
+    ),
+    "yolo": (
+        dict(
+            name="yolov1",
+            backbone=SHORT_RESNET,
+            stride=8,
+            grid=12,
+            convolutions=(96,),
+            hidden=(),
+            batch_norm=True,
+        ),
+        "yolov1",
+        3e-3,
+        30,
+    ),
+    "yolov3": (
+        dict(name="yolov3", backbone=RESNET, strides=(4, 8, 16), anchors=ANCHORS, width=16),
+        "yolov3",
+        3e-3,
+        30,
+    ),
+    "retinanet": (
+        dict(
+            name="retinanet",
+            backbone=RESNET,
+            strides=(4, 8, 16),
+            extra="none",
+            channels=32,
+            depth=2,
+            head_norm="group",
+            sizes=(12.0, 18.0, 30.0),
+            scales=(1.0, 2**0.5),
+            aspect_ratios=(1.0, 1.7),
+        ),
+        "retinanet",
+        3e-3,
+        30,
+    ),
+    "faster_rcnn": (dict(name="faster_rcnn", **TWO_STAGE), "rcnn", 2e-3, 30),
+    "mask_rcnn": (dict(name="mask_rcnn", mask_convolutions=(32, 32), **TWO_STAGE), "rcnn", 2e-3, 30),
+}
+# Digits have no mirror image; boxes and masks move with the image.
+AUGMENT = "|scale(0.8, 1.25)|translate(0.1)|brightness(0.2)|contrast(0.2)|saturation(0.3)"
+
+
+def get_config(network: str = "faster_rcnn"):
+    """The recipe for one detector.
+
+    Args:
+        network: a key of `NETWORKS`.
+    """
+    model, task, learning_rate, epochs = pick(NETWORKS, "network", network, "configs/detect.py")
+    source = dict(annotations="masks" if network == "mask_rcnn" else "boxes")
+    config = ConfigDict()
+    config.seed = 0
+    config.model = model
+    config.task = dict(name=task)
+    config.data = dict(
+        preprocess=dict(name="standardize"),
+        train=dict(name="digit_scenes", source=source, split="train", batch_size=16, transforms=f"decode{AUGMENT}"),
+        eval=dict(test=dict(name="digit_scenes", source=source, split="test", batch_size=50, transforms="decode")),
+    )
+    config.optimizer = dict(
+        name="adamw",
+        learning_rate=learning_rate,
+        schedule="cosine",
+        warmup="5%",
+        weight_decay=1e-2,
+        clip_norm=10.0,
+        ema=0.998,
+    )
+    config.train = dict(epochs=epochs)
+    config.evaluate = dict(every="20%")
+    config.checkpoint = dict(every="20%", keep=1, best="test/AP")
+    config.log = dict(every="25 steps")
+    return config
