@@ -2,8 +2,9 @@
 
     python -m launch.train --config=configs/bccd.py
 
-The data are in Pascal VOC's format with lists of 205, 87 and 72 images; put them at ../shared/data/bccd or say where with
---config.data.train.name=voc:PATH --config.data.eval.test.name=voc:PATH. Training takes the first two lists together.
+The data are in Pascal VOC's format with lists of 205, 87 and 72 images; put them at ../shared/data/bccd or say where
+with --config.data.train.name=voc:PATH --config.data.eval.test.name=voc:PATH. Training takes the first two lists
+together.
 """
 
 from ml_collections import ConfigDict
@@ -21,7 +22,7 @@ def get_config():
     config.seed = 0
     config.model = dict(
         name="faster_rcnn",
-        backbone=dict(name="resnet18", width=16),
+        backbone=dict(name="resnet", width=16, stage_sizes=(2, 2, 2)),
         strides=(4, 8, 16),
         channels=32,
         anchor_sizes=((16,), (32,), (52,), (96,)),

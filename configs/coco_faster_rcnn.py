@@ -5,9 +5,9 @@
 Wants COCO as it is published at ../coco (train2017, val2017, annotations), or --config.data.train.name=coco:FOLDER and
 --config.data.eval.val.name=coco:FOLDER, and torchvision's ResNet-50 at resnet50.safetensors.
 
-Aimed at (torchvision's recipe, not measured here): box AP 37.0 on val2017. The stem, the first stage and all batch norms
-stay as they are. Cost: 26 epochs of 117,266 images with objects in batches of 16, 190,000 steps; about a day on eight
-V100s.
+Aimed at (torchvision's recipe, not measured here): box AP 37.0 on val2017. The stem, the first stage and all batch
+norms stay as they are. Cost: 26 epochs of 117,266 images with objects in batches of 16, 190,000 steps; about a day on
+eight V100s.
 """
 
 from ml_collections import ConfigDict

@@ -2,8 +2,8 @@
 
     python -m launch.train --config=configs/coco_mask_rcnn.py
 
-As `configs/coco_faster_rcnn.py`, with masks. Aimed at (torchvision's recipe, not measured here): box AP 37.9 and mask AP
-34.6 on val2017. Cost: a fifth more than Faster R-CNN.
+As `configs/coco_faster_rcnn.py`, with masks. Aimed at (torchvision's recipe, not measured here): box AP 37.9 and mask
+AP 34.6 on val2017. Cost: a fifth more than Faster R-CNN.
 """
 
 from configs import coco_faster_rcnn

@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 
 from vision.errors import pick
 
-RESNET = dict(name="resnet18", width=16)  # features of strides 4, 8, 16 and 32
-SHORT_RESNET = dict(name="resnet", width=16, stage_sizes=(2, 2))
+RESNET = dict(name="resnet", width=16, stage_sizes=(2, 2, 2))  # features of strides 4, 8 and 16
 ANCHORS = ((12, 14), (14, 20), (20, 18), (17, 26), (25, 26), (24, 36), (36, 34), (33, 48), (48, 52))
 
 TWO_STAGE = dict(
@@ -35,7 +34,7 @@ NETWORKS = {
     "ssd": (
         dict(
             name="ssd",
-            backbone=RESNET | dict(dilate=(True, False, False)),
+            backbone=dict(name="resnet18", width=16, dilate=(True, False, False)),  # two stages of stride 4
             strides=(4, 8, 16),
             extra=(),
             scales=(0.14, 0.22, 0.35, 0.5),
@@ -48,7 +47,7 @@ NETWORKS = {
     "yolo": (
         dict(
             name="yolov1",
-            backbone=SHORT_RESNET,
+            backbone=RESNET | dict(stage_sizes=(2, 2)),
             stride=8,
             grid=12,
             convolutions=(96,),
