@@ -34,7 +34,7 @@ NETWORKS = {
     "ssd": (
         dict(
             name="ssd",
-            backbone=dict(name="resnet18", width=16, dilate=(True, False, False)),  # two stages of stride 4
+            backbone=dict(name="resnet", width=16, stage_sizes=(1, 2, 2, 1), dilate=(True, False, False)),
             strides=(4, 8, 16),
             extra=(),
             scales=(0.14, 0.22, 0.35, 0.5),
