@@ -201,14 +201,10 @@ def test_proposals_end_where_the_image_ends():
             "pooling": "pool",
             "rpn_softmax": True,
         },
-        {"backbone": "resnet18", "norms": True, "box_convolutions": (4,)},
     ],
 )
 def test_any_backbone(fields):
-    given = {key: value for key, value in TINY.items() if key not in ("anchor_sizes", "strides")} | fields
-    given.setdefault("strides", (8, 16))
-    given.setdefault("anchor_sizes", ((8,), (16,), (32,)))
-    model = models.create("faster_rcnn", 3, **given)
+    model = models.create("faster_rcnn", 3, **(TINY | fields))
     outputs = jax.eval_shape(lambda key: model.init_with_output(key, jnp.zeros((1, 64, 64, 3))), jax.random.key(0))[0]
     assert outputs["detections"]["boxes"].shape == (1, 5, 4)
 
