@@ -102,6 +102,18 @@ def test_no_boxes():
     assert ops.decode(none, none).shape == (0, 4) and ops.clip(none, (3, 4)).shape == (0, 4)
 
 
+def test_how_much_of_a_box_a_region_covers():
+    boxes = jnp.array([[0, 0, 4, 4], [10, 10, 12, 14], [5, 5, 5, 5.0]])
+    regions = jnp.array([[2, 0, 50, 50], [0, 0, 3, 2], [0, 0, 0, 0.0]])
+    np.testing.assert_allclose(ops.covered(boxes, regions), [[0.5, 6 / 16, 0], [1, 0, 0], [0, 0, 0]])
+    for seed in range(3):  # with two sides exchanged, the areas are those that overlap: IoU follows
+        a, b = (jnp.asarray(random_boxes(seed + number)) for number in (0, 10))
+        both = ops.covered(a, b) * ops.area(a)[:, None]
+        np.testing.assert_allclose(both, (ops.covered(b, a) * ops.area(b)[:, None]).T, atol=1e-3)
+        union = ops.area(a)[:, None] + ops.area(b) - both
+        np.testing.assert_allclose(both / union, pairwise["iou"](a, b), atol=1e-5)
+
+
 # Conversions.
 
 

@@ -130,7 +130,8 @@ class FasterRCNN(nn.Module):
             `features` by stride, and `proposals`: boxes (B, P, 4), scores and valid (B, P); in evaluation `logits`
             (B, P, 1 + classes) and `offsets` (B, P, 1 + classes, 4) of the proposals, and `detections`: boxes
             (B, D, 4), scores, classes and valid (B, D), and with those heads masks (B, D, 2 mask_size, 2 mask_size) as
-            probabilities and keypoints (B, D, K, 3); in training, see `_learn`.
+            probabilities and keypoints (B, D, K, 3); in training `rpn`, see `_learn_anchors`, and what
+            `_learn_regions` gives.
         """
         self._check(train, truth)
         maps = self._maps(image, train)
@@ -156,34 +157,28 @@ class FasterRCNN(nn.Module):
         result["proposals"] = proposals._asdict()
         maps = {stride: maps[stride] for stride in self.strides}  # regions are not read from the extra level
         if train:
-            return result | self._learn(maps, (logits, offsets), anchors, proposals, truth, image.shape[1:3])
+            truth = _with_a_row(truth)
+            # A key for each image, so that its sample does not depend on the others in its batch.
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("sample"), jnp.arange(len(image)))
+            keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+            result["rpn"] = self._learn_anchors(keys[0], logits, offsets, anchors, truth, size)
+            return result | self._learn_regions(keys[1], maps, proposals, truth, image.shape[1:3])
         return result | self._detect(maps, proposals, size)
 
-    def _learn(
+    def _learn_anchors(
         self,
-        maps: dict[int, jax.Array],
-        scored: tuple[jax.Array, jax.Array],
+        keys: jax.Array,
+        logits: jax.Array,
+        offsets: jax.Array,
         anchors: jax.Array,
-        proposals: rpn.Proposals,
         truth: Truth,
-        image_size: tuple[int, int],
-    ) -> dict[str, Any]:
-        """What the losses compare, for S anchors and R proposals of each image, drawn by chance.
-
-        Returns:
-            `rpn`: logits, positive, filled (B, S), offsets and true_offsets (B, S, 4); `rois`: logits
-            (B, R, 1 + classes), labels (B, R), 0 for the background, positive and filled (B, R), offsets, those of the
-            true class, and true_offsets (B, R, 4), boxes (B, R, 4); for the F proposals that may hold objects, which
-            come first: `masks`: logits and targets (B, F, M, M); `keypoints`: logits (B, F, K, M * M), targets and
-            valid (B, F, K).
-        """
-        truth = _with_a_row(truth)
-        size = jnp.array(image_size, jnp.float32)
-        inside = jnp.all((anchors >= 0) & (anchors <= jnp.tile(size[::-1], 2)), axis=1)
-        usable = inside if self.rpn_inside else jnp.ones(len(anchors), bool)
-        # A key for each image, so that its sample does not depend on the others in its batch.
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("sample"), jnp.arange(len(truth["valid"])))
-        keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        size: jax.Array,
+    ) -> dict[str, jax.Array]:
+        """Of S anchors of each image: logits, positive, filled (B, S), offsets and true_offsets (B, S, 4)."""
+        usable = jnp.ones((len(size), len(anchors)), bool)
+        if self.rpn_inside:
+            limits = jnp.tile(size[:, None, ::-1], (1, 1, 2))  # x, y, x, y
+            usable = jnp.all((anchors >= 0) & (anchors <= limits), axis=-1)
         draw = functools.partial(
             rpn.sample,
             num=self.rpn_samples,
@@ -191,18 +186,31 @@ class FasterRCNN(nn.Module):
             matching=self.rpn_matching,
             low_quality_matches=True,
         )
-        drawn = jax.vmap(draw, (0, None, None, 0))(keys[0], anchors, usable, truth)
-        logits, offsets = scored
-        result: dict[str, Any] = {
-            "rpn": {
-                "logits": jnp.take_along_axis(logits, drawn.index, axis=1),
-                "offsets": jnp.take_along_axis(offsets, drawn.index[..., None], axis=1),
-                "true_offsets": drawn.offsets,
-                "positive": drawn.positive,
-                "filled": drawn.filled,
-            }
+        drawn = jax.vmap(draw, (0, None, 0, 0))(keys, anchors, usable, truth)
+        return {
+            "logits": jnp.take_along_axis(logits, drawn.index, axis=1),
+            "offsets": jnp.take_along_axis(offsets, drawn.index[..., None], axis=1),
+            "true_offsets": drawn.offsets,
+            "positive": drawn.positive,
+            "filled": drawn.filled,
         }
 
+    def _learn_regions(
+        self,
+        keys: jax.Array,
+        maps: dict[int, jax.Array],
+        proposals: rpn.Proposals,
+        truth: Truth,
+        canvas: tuple[int, int],
+    ) -> dict[str, Any]:
+        """What the heads say of R proposals of each image, and the truth.
+
+        Returns:
+            `rois`: logits (B, R, 1 + classes), labels (B, R), 0 for the background, positive and filled (B, R),
+            offsets, those of the true class, and true_offsets (B, R, 4), boxes (B, R, 4); for the F proposals that may
+            hold objects, which come first, `masks`: logits and targets (B, F, M, M), and `keypoints`: logits
+            (B, F, K, M * M), targets and valid (B, F, K).
+        """
         # The true boxes are proposals too, so that the heads see objects from the first step on.
         boxes = jnp.concatenate([proposals.boxes, truth["boxes"]], axis=1)
         exists = jnp.concatenate([proposals.valid, truth["valid"]], axis=1)
@@ -213,24 +221,27 @@ class FasterRCNN(nn.Module):
             matching=self.roi_matching,
             weights=self.offset_weights,
         )
-        drawn = jax.vmap(draw)(keys[1], boxes, exists, truth)
+        drawn = jax.vmap(draw)(keys, boxes, exists, truth)
         classes = jnp.take_along_axis(truth["classes"], drawn.objects, axis=1)
         labels = jnp.where(drawn.positive, classes + 1, 0)
         logits, offsets = self._box_head(maps, drawn.boxes, train=True)
-        result["rois"] = {
-            "logits": logits,
-            "labels": labels,
-            "offsets": jnp.take_along_axis(offsets, labels[..., None, None], axis=2)[:, :, 0],
-            "true_offsets": drawn.offsets,
-            "positive": drawn.positive,
-            "filled": drawn.filled,
-            "boxes": drawn.boxes,
+        result: dict[str, Any] = {
+            "rois": {
+                "logits": logits,
+                "labels": labels,
+                "offsets": jnp.take_along_axis(offsets, labels[..., None, None], axis=2)[:, :, 0],
+                "true_offsets": drawn.offsets,
+                "positive": drawn.positive,
+                "filled": drawn.filled,
+                "boxes": drawn.boxes,
+            }
         }
         foreground = max(int(self.roi_samples * self.roi_positives), 1)
         boxes, objects, classes = (x[:, :foreground] for x in (drawn.boxes, drawn.objects, classes))
         if self.masks:
             logits = self._mask_head(maps, boxes, classes, train=True)
-            scale = jnp.array([m / side for m, side in zip(truth["masks"].shape[:1:-1], image_size[::-1], strict=True)])
+            # The true masks may be smaller than the image.
+            scale = jnp.array([m / side for m, side in zip(truth["masks"].shape[:1:-1], canvas[::-1], strict=True)])
             crop = functools.partial(roi.crop_masks, output_size=logits.shape[-1])
             targets = jax.vmap(crop)(truth["masks"], boxes * jnp.tile(scale, 2), objects)
             result["masks"] = {"logits": logits, "targets": targets}
