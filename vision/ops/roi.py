@@ -140,7 +140,7 @@ def crop_masks(
         return jnp.zeros((boxes.shape[0], rows, columns), jnp.float32)
     offset = jnp.clip(objects, 0, count - 1) * (height * width)
     index, weight = _terms(boxes, output_size, sampling_ratio, True, height, width, offset)
-    return _weighted_sum(masks.reshape(-1, 1).astype(jnp.float32), index, weight)[..., 0]
+    return _sum_of_terms(masks.reshape(-1, 1), index, weight)[..., 0]  # not cast first: there are many pixels of masks
 
 
 def roi_pool(features: Features, boxes: Boxes, output_size: int | Pair, spatial_scale: Number) -> Regions:
@@ -218,12 +218,15 @@ def _weighted_sum(pixels: Array, index: Array, weight: Array) -> Array:
 
     Summed in float32. The gradient is that of the pixels; index and weight are constants.
     """
+    return _sum_of_terms(pixels, index, weight).astype(pixels.dtype)
 
+
+def _sum_of_terms(pixels: Array, index: Array, weight: Array) -> Array:
     def add(total, term):
         return total + pixels[term[0]].astype(jnp.float32) * term[1][..., None], None
 
     total = jnp.zeros((*index.shape[1:], pixels.shape[1]), jnp.float32)
-    return lax.scan(add, total, (index, weight), unroll=min(_UNROLLED, len(index)))[0].astype(pixels.dtype)
+    return lax.scan(add, total, (index, weight), unroll=min(_UNROLLED, len(index)))[0]
 
 
 def _weighted_sum_forward(pixels, index, weight):
