@@ -13,6 +13,8 @@ from vision import models
 from vision.models import layers
 from vision.models.branches import Branches, Fork, Pool, Residual, ResidualBranches, Unit, scale_width, stride_of
 
+pytestmark = pytest.mark.slow  # networks of many layers are traced
+
 CONV = functools.partial(layers.Conv, dtype="float32")
 BRANCHES = (
     (Unit(3, 3, 2, valid=True),),

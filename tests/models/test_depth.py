@@ -5,6 +5,8 @@ import pytest
 
 from vision import models
 
+pytestmark = pytest.mark.slow  # networks of many layers are traced
+
 
 def by_layer(name, side, **fields):
     """[parts of the network in layer 0, in layer 1, ...]"""

@@ -12,6 +12,8 @@ from vision import models, schema
 from vision.errors import UsageError
 from vision.models import alexnet, layers, overfeat, vgg
 
+pytestmark = pytest.mark.slow  # networks of many layers are traced
+
 VARIANTS = {**alexnet.VARIANTS, **overfeat.VARIANTS, **vgg.VARIANTS}
 SIZES = {"alexnet_paper": 227, "overfeat_fast": 231, "overfeat_accurate": 221}
 PARAMETERS = {  # the papers' tables 1 and 3 give OverFeat 145 and 144 million, table 2 gives VGG 133, 134, 138 and 144

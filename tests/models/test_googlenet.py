@@ -11,6 +11,8 @@ from flax.traverse_util import flatten_dict
 from vision.errors import UsageError
 from vision.models import count_parameters, googlenet, layers, variable_shapes
 
+pytestmark = pytest.mark.slow  # networks of many layers are traced
+
 VARIANTS = googlenet.VARIANTS
 
 # Table 1 of the paper: output, thousands of parameters, millions of multiply-adds. Its thousands are 1,024.

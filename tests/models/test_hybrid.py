@@ -9,6 +9,8 @@ from vision import models
 from vision.errors import UsageError
 from vision.models import hybrid, vit
 
+pytestmark = pytest.mark.slow  # networks of many layers are traced
+
 PUBLISHED = {
     "vit_tiny_r_s16_p8_224": 6_337_704,
     "vit_small_r26_s32_224": 36_431_912,

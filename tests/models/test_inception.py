@@ -11,6 +11,8 @@ from vision import models
 from vision.errors import UsageError
 from vision.models import count_parameters, inception, layers, variable_shapes
 
+pytestmark = pytest.mark.slow  # networks of many layers are traced
+
 VARIANTS = inception.VARIANTS
 
 
