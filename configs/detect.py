@@ -42,7 +42,7 @@ NETWORKS = {
         ),
         "ssd",
         3e-3,
-        30,
+        20,
     ),
     "yolo": (
         dict(
@@ -56,13 +56,13 @@ NETWORKS = {
         ),
         "yolov1",
         3e-3,
-        30,
+        20,
     ),
     "yolov3": (
         dict(name="yolov3", backbone=RESNET, strides=(4, 8, 16), anchors=ANCHORS, width=16),
         "yolov3",
         3e-3,
-        30,
+        20,
     ),
     "retinanet": (
         dict(
@@ -79,10 +79,10 @@ NETWORKS = {
         ),
         "retinanet",
         3e-3,
-        30,
+        20,
     ),
-    "faster_rcnn": (dict(name="faster_rcnn", **TWO_STAGE), "rcnn", 2e-3, 30),
-    "mask_rcnn": (dict(name="mask_rcnn", mask_convolutions=(32, 32), **TWO_STAGE), "rcnn", 2e-3, 30),
+    "faster_rcnn": (dict(name="faster_rcnn", **TWO_STAGE), "rcnn", 2e-3, 20),
+    "mask_rcnn": (dict(name="mask_rcnn", mask_convolutions=(32, 32), **TWO_STAGE), "rcnn", 2e-3, 20),
 }
 # Digits have no mirror image; boxes and masks move with the image.
 AUGMENT = "|scale(0.8, 1.25)|translate(0.1)|brightness(0.2)|contrast(0.2)|saturation(0.3)"
