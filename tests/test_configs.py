@@ -113,6 +113,7 @@ def test_the_docstring_has_the_command(file):
     assert importlib.import_module(f"configs.{file}").__doc__.count("python -m launch") >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [path for path in SHIPPED if re.search("imagenet|voc|city|coco", path)])
 def test_wired_at_full_size(path):
     """The whole experiment as shipped, with the data of the right shapes, without computing anything."""

@@ -19,6 +19,7 @@ def file(tmp_path_factory):
     return path, model, variables
 
 
+@pytest.mark.slow
 def test_predictions_equal_the_published_preprocessing_by_hand(file, tmp_path):
     path, model, variables = file
     photo = np.random.default_rng(0).integers(0, 256, (256, 320, 3)).astype(np.uint8)

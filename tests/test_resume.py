@@ -175,6 +175,7 @@ def test_a_finished_run_says_so_and_changes_nothing(straight, tmp_path, capsys):
     assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_a_larger_length_extends_a_run_also_run_another_way(straight, tmp_path, capsys):
     workdir = copy(straight, tmp_path)
     run = fit(config(train__steps=44, parallel="pmap", log__every=1, data__train__threads=1), workdir)
@@ -195,6 +196,7 @@ def test_another_learning_rate_is_refused(straight, tmp_path):
     assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_passed_over(straight, tmp_path, capsys):
     workdir = copy(straight, tmp_path)
     data = [p for p in (workdir / "checkpoints" / str(STEPS) / "state").rglob("*") if p.is_file()]

@@ -25,6 +25,7 @@ def rows(found):
     return {row.layer: row for row in found.rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, side, parameters, giga_multiply_adds",
     [

@@ -86,6 +86,7 @@ def test_contract(name):
     assert set(outputs) - set(jax.eval_shape(headless.apply, without, image)) == {"logits"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_parameters_stay_float32_and_bfloat16_agrees_roughly(name):
     model, variables, image = small(name)
@@ -121,6 +122,7 @@ def test_dropout_only_while_training(name):
     np.testing.assert_array_equal(evaluate(jax.random.key(0)), evaluate(jax.random.key(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_gradient_reaches_every_parameter(name):
     model, variables, image = small(name)

@@ -30,6 +30,7 @@ TINY = dict(
 HEADS = dict(masks=True, mask_size=4, mask_convolutions=(4,), keypoints=2, keypoint_size=4, keypoint_convolutions=(4,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, classes, parameters",
     [

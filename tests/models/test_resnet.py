@@ -13,6 +13,8 @@ from vision import models
 from vision.errors import UsageError
 from vision.models import layers, resnet, resnet_cifar
 
+pytestmark = pytest.mark.slow  # networks of many layers are traced
+
 
 def shapes_of(model, *image_shape):
     variables = models.variable_shapes(model, image_shape[1:])
