@@ -177,7 +177,7 @@ class FasterRCNN(nn.Module):
             come first: `masks`: logits and targets (B, F, M, M); `keypoints`: logits (B, F, K, M * M), targets and
             valid (B, F, K).
         """
-        truth = _with_a_row(truth)
+        truth = with_a_row(truth)
         size = jnp.array(image_size, jnp.float32)
         inside = jnp.all((anchors >= 0) & (anchors <= jnp.tile(size[::-1], 2)), axis=1)
         usable = inside if self.rpn_inside else jnp.ones(len(anchors), bool)
@@ -342,7 +342,7 @@ class FasterRCNN(nn.Module):
             )
 
 
-def _with_a_row(truth: Truth) -> Truth:
+def with_a_row(truth: Truth) -> Truth:
     """The truth with room for one object at least."""
     if truth["valid"].shape[1]:
         return truth
