@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.data import geometry, images
-from vision.data.annotations import OBJECTS, move_example
+from vision.data.annotations import OBJECTS, PROPOSALS, move_example
 from vision.data.arguments import Colour, Example, Method, Size, check, height_width, is_colour, scaled
 from vision.data.geometry import Geometry, Shape
 
@@ -109,7 +109,8 @@ def mosaic(
 
     Each is resized to fit into the whole canvas, its proportions kept, and put with its inner corner at that point;
     what lies beyond the canvas is cut off. Objects are those of the four. Where they are more than an example has rows
-    for, the smallest are left out. Fields of the whole image, such as `label` and `placement`, are those of the first.
+    for, the smallest are left out. Fields of the whole image, such as `label` and `placement`, are those of the first;
+    `proposals` are left out: search them after it.
     Where there is no mosaic, the image is resized to fit into the canvas and put in its middle.
 
     Args:
@@ -173,7 +174,7 @@ def _quarter(
 def _together(quarters: list[_Quarter], canvas: Shape) -> Example:
     """One example of four, its fields those of the first but for what has pixels or objects."""
     examples = [quarter.example for quarter in quarters]
-    whole = {name: value for name, value in examples[0].items() if name != "size"}
+    whole = {name: value for name, value in examples[0].items() if name not in ("size", *PROPOSALS)}
     for name in ("image", "target", "segmentation"):
         if name in whole:
             one, two, three, four = (example[name] for example in examples)

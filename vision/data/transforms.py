@@ -28,6 +28,7 @@ from vision.data.annotations import PLACE
 from vision.data.arguments import INJECTED, Example, Method, Size, check, height_width, scaled
 from vision.data.geometry import Geometry, Shape
 from vision.data.object_transforms import expand, mosaic, random_iou_crop
+from vision.data.proposals import selective_search
 from vision.errors import UsageError
 
 
@@ -414,6 +415,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         random_iou_crop,
         expand,
         mosaic,
+        selective_search,
         flip,
         rotate,
         translate,
