@@ -36,10 +36,11 @@ SCALE = np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
 
 def make_outputs(batch, boxes=1, seed=1):
     rng = np.random.default_rng(seed)
-    near = np.repeat(np.asarray(batch["boxes"]).max(axis=1)[:, None] / SCALE, boxes, axis=1)
+    rows = dict(COUNTED)
+    near = np.stack([batch["boxes"][image, rows.get(image, 0)] for image in range(IMAGES)])[:, None] / SCALE
     return {
         "logits": jnp.asarray(rng.standard_normal((IMAGES, CLASSES)), jnp.float32),
-        "boxes": jnp.asarray(near + rng.normal(0, 0.05, (IMAGES, boxes, 4)), jnp.float32),
+        "boxes": jnp.asarray(near + rng.normal(0, 0.02, (IMAGES, boxes, 4)), jnp.float32),
     }
 
 

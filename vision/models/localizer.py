@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from vision.errors import UsageError
 from vision.models import backbones, layers
+from vision.models.dense_layers import WindowDense
 from vision.ops.pooling import adaptive_average_pool
 
 # Before it has learnt anything, the box is the middle of the image: no box is empty, and all gradients are there.
@@ -60,16 +61,17 @@ class Localizer(nn.Module):
         result = {"features": maps, "pooled": pooled, **layers.classifier(pooled, self.num_classes)}
         if not self.num_classes:
             return result
-        head = BoxHead(self.num_classes if self.per_class else 1, self.window, self.hidden, self.dropout, self.dtype)
-        return result | {"boxes": head.clone(name="box_head")(x, train)}
+        boxes = self.num_classes if self.per_class else 1
+        head = BoxHead(boxes, self.window, self.hidden, self.dropout, self.dtype, name="box_head")
+        return result | {"boxes": head(adaptive_average_pool(x, self.window), train)[:, 0, 0]}
 
 
 class BoxHead(nn.Module):
-    """Boxes of a whole map by dense layers.
+    """Boxes by dense layers on every window of a map.
 
     Attributes:
-        boxes: number of boxes, K.
-        window: side of the map that the first layer reads; other maps are averaged to it.
+        boxes: number of boxes of a window, K.
+        window: side of the windows, which the first layer reads.
         hidden: units of the hidden layers.
         dropout: chance of a hidden unit to be zeroed while training.
         dtype: dtype of the hidden layers.
@@ -83,14 +85,24 @@ class BoxHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """(B, h, w, C) -> (B, K, 4) x0, y0, x1, y1 as shares of the image's sides, float32; they may lie outside."""
-        x = adaptive_average_pool(x, self.window).reshape(len(x), -1)
-        for number, units in enumerate(self.hidden, start=1):
-            dense = nn.Dense(units, dtype=self.dtype, kernel_init=layers.he_normal, name=f"dense_{number}")
-            x = nn.Dropout(self.dropout)(nn.relu(dense(x)), deterministic=not train)
-        init = nn.initializers.normal(0.001)
-        offsets = nn.Dense(self.boxes * 4, kernel_init=init, name="boxes")(x.astype(jnp.float32))
-        return offsets.reshape(len(x), self.boxes, 4) + jnp.array(_MIDDLE)
+        """(B, h, w, C) -> (B, h - window + 1, w - window + 1, K, 4), float32.
+
+        The boxes are x0, y0, x1, y1 as shares of the sides of what a window sees of the image; they may lie outside.
+        """
+        outputs, width = (*self.hidden, self.boxes * 4), self.window
+        for number, units in enumerate(outputs, start=1):
+            last = number == len(outputs)
+            dense = WindowDense(
+                units,
+                (width, width),
+                dtype="float32" if last else self.dtype,
+                kernel_init=nn.initializers.normal(0.001) if last else layers.he_normal,
+                name="boxes" if last else f"dense_{number}",
+            )
+            x, width = dense(x), 1
+            if not last:
+                x = nn.Dropout(self.dropout)(nn.relu(x), deterministic=not train)
+        return x.reshape(*x.shape[:3], self.boxes, 4) + jnp.array(_MIDDLE)
 
 
 VARIANTS: dict[str, Callable[..., nn.Module]] = {"localizer": Localizer}
