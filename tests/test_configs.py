@@ -60,13 +60,20 @@ FAKES = {  # data set -> random images of its kind
 }
 
 
+def fake_of(section):
+    """Name and options of the fake data set for a section's own."""
+    source = section.get("source") or {}
+    if source.get("objects") == "one":
+        return "fake_detection:96x96x3:10:8", {"max_objects": 1}
+    return FAKES[section.name], {}
+
+
 def with_fake_data(config):
     """The config on random images of its own data set's kind, in small batches, for one step."""
     for section in (config.data.train, *config.data.eval.values()):
-        section.name = FAKES[section.name]
+        section.name, section.source = fake_of(section)
         section.split = "train"
         section.batch_size = 2
-        section.source = {}
     config.train = {"steps": 1}
     config.optimizer.warmup = 0
     weights = config.init.weights if config.get("init") else None
