@@ -83,7 +83,7 @@ def test_what_is_learnt_from():
     learn, _ = compiled()
     batch = make_batch()
     (total, (terms, rois, seen)), slope = jax.device_get(learn(batch, jax.random.key(1)))
-    overlaps = np.asarray(box_ops.pairwise(batch["boxes"][0], rois["boxes"][0]))
+    overlaps = np.asarray(box_ops.pairwise(batch["boxes"][0], jnp.asarray(rois["boxes"][0])))
     filled, positive = rois["filled"][0], rois["positive"][0]
     best = overlaps.max(axis=0)
     assert (best[filled & positive] >= 0.5).all() and positive.sum() == 2  # a quarter of 8
