@@ -123,3 +123,39 @@ def test_what_is_missing_is_told():
         model.clone(background_from=2.0).apply(variables, batch["image"])
     with pytest.raises(KeyError, match="proposals"):
         task.predict({"detections": {}}, batch)
+
+
+def test_proposals_reach_the_network_in_training_evaluation_and_prediction():
+    """The whole experiment is wired; predictions of new pictures go through the same search."""
+    from pathlib import Path
+
+    from ml_collections import ConfigDict
+
+    from vision import experiment
+    from vision.run import Run
+
+    split = dict(name="fake_detection:32x48x3:2:8", split="train", batch_size=2)
+    backbone = dict(name="alexnet", form="small", width=0.05)
+    config = ConfigDict(
+        dict(
+            model=dict(name="fast_rcnn", backbone=backbone, stride=4, roi_size=2, hidden=(16,), score_threshold=0.0),
+            task=dict(name="rcnn"),
+            data=dict(
+                preprocess=dict(name="normalize"),
+                train=dict(transforms="decode|selective_search(20)|flip", **split),
+                eval=dict(test=dict(transforms="decode|selective_search(20)", **split)),
+            ),
+            train=dict(steps=1),
+        )
+    )
+    wired = experiment.build(config)
+    assert wired.train_data.element_spec["proposals"].shape == (2, 20, 4)
+    run = Run(Path("."), wired.config, wired.network, wired.variables(), 0)
+    image = np.full((32, 48, 3), 100, np.uint8)
+    image[4:20, 8:30] = 250
+    (found,) = run.predictions([image], batch_size=1)
+    assert found["predictions"]["valid"].any()
+
+    config.data.eval.test.transforms = "decode"
+    with pytest.raises(UsageError, match="'rcnn' needs 'proposals'"):
+        experiment.build(config)

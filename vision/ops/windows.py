@@ -8,7 +8,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from vision.ops import boxes as box_ops
-from vision.ops.boxes import AnyBoxes, Boxes, Number
+from vision.ops.boxes import Boxes
+from vision.ops.nms import Threshold
 
 
 def sliding_windows(map_size: tuple[int, int], side: int, stride: int) -> Float[Array, "windows 4"]:
@@ -36,7 +37,7 @@ def from_windows(shares: Float[Array, "*#shape 4"], windows: Float[Array, "*#sha
     return jnp.concatenate([windows[..., :2]] * 2, axis=-1) + shares * jnp.concatenate([size, size], axis=-1)
 
 
-def match_score(first: AnyBoxes, second: AnyBoxes) -> Float[Array, "..."]:
+def match_score(first: Float[Array, "*#shape 4"], second: Float[Array, "*#shape 4"]) -> Float[Array, "..."]:
     """How badly two boxes match, 0 for equal ones to almost 2 for small ones far apart; leading dimensions broadcast.
 
     The paper adds the distance of the centres to the intersection, and does not say in which units (section 4.3). Here
@@ -53,7 +54,7 @@ def match_score(first: AnyBoxes, second: AnyBoxes) -> Float[Array, "..."]:
 
 
 def merge(
-    boxes: Boxes, scores: Float[Array, " boxes"], valid: Bool[Array, " boxes"], threshold: Number
+    boxes: Boxes, scores: Float[Array, " boxes"], valid: Bool[Array, " boxes"], threshold: Threshold
 ) -> tuple[Boxes, Float[Array, " boxes"], Bool[Array, " boxes"]]:
     """Merges the two boxes that match best, again and again, while they match well enough (section 4.3, greedy).
 
