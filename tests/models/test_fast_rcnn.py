@@ -145,6 +145,7 @@ def test_proposals_reach_the_network_in_training_evaluation_and_prediction():
                 train=dict(transforms="decode|selective_search(20)|flip", **split),
                 eval=dict(test=dict(transforms="decode|selective_search(20)", **split)),
             ),
+            optimizer=dict(name="sgd", learning_rate=0.1),
             train=dict(steps=1),
         )
     )
