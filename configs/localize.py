@@ -48,7 +48,7 @@ def get_config(network: str = "shared"):
     config.optimizer = dict(
         name="adamw", learning_rate=2e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, ema=0.99, clip_norm=1.0
     )
-    config.train = dict(epochs=60)
+    config.train = dict(epochs=40)
     config.evaluate = dict(every="10%")
     config.checkpoint = dict(every="20%", keep=1)
     config.log = dict(every="20 steps")

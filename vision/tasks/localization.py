@@ -24,7 +24,7 @@ def localization(
     class_names: tuple[str, ...] = (),
     label_smoothing: float = 0.0,
     box_loss: Literal["smooth_l1", "giou"] = "smooth_l1",
-    beta: float = 0.1,
+    beta: float = 0.02,
     box_weight: float = 5.0,
 ) -> Task:
     """Class and box of one object from `logits (B, num_classes)` and `boxes (B, 1 or num_classes, 4)`.
@@ -67,9 +67,8 @@ def localization(
         return {"class": Mean(jnp.sum(entropy * there), count), "box": Mean(jnp.sum(distance * there), count)}
 
     def monitor(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
-        _, _, there = losses(outputs, batch)
         known = scores(detect(outputs, batch), batch)
-        count = jnp.sum(there)
+        count = jnp.sum(the_object(batch)[2], dtype=jnp.float32)
         return {name: Mean(known[name], count) for name in ("accuracy", "mean_iou")}
 
     def metrics(outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
