@@ -151,7 +151,7 @@ def test_proposals_reach_the_network_in_training_evaluation_and_prediction():
     )
     wired = experiment.build(config)
     assert wired.train_data.element_spec["proposals"].shape == (2, 20, 4)
-    run = Run(Path("."), wired.config, wired.network, wired.variables(), 0)
+    run = Run(Path("."), wired.config, wired.network, tiny()[2], 0)
     image = np.full((32, 48, 3), 100, np.uint8)
     image[4:20, 8:30] = 250
     (found,) = run.predictions([image], batch_size=1)
