@@ -24,6 +24,7 @@ MODE = flags.DEFINE_enum("mode", "fast", ["single", "fast", "quality"], "How tho
 CONTEXT = flags.DEFINE_integer(
     "context", 16, "Pixels around a region that are read as well, of an input of 227.", lower_bound=0
 )
+SVM_C = flags.DEFINE_float("svm_c", 1e-3, "The SVMs' C; more where there are few images.", lower_bound=1e-9)
 MAX_IMAGES = flags.DEFINE_integer("max_images", None, "Most images of each split: the first ones.", lower_bound=1)
 OUT = flags.DEFINE_string("out", "rcnn", "Folder for the pictures, metrics.json and heads.npz, what was learnt.")
 SHOWN = 64
@@ -55,7 +56,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
         raise UsageError(f"--out={out}: cannot be written: {error.strerror or error}.") from error
     use_compilation_cache()
     run = command.open_run(WORKDIR.value, CHECKPOINT.value, CONFIG.value, overrides)
-    settings = rcnn.Settings(MAX_PROPOSALS.value, WIDTH.value, MODE.value, CONTEXT.value)
+    settings = rcnn.Settings(MAX_PROPOSALS.value, WIDTH.value, MODE.value, CONTEXT.value, svm_c=SVM_C.value)
     extract = rcnn.extractor(run, OUTPUT.value)
     console = Console()
 

@@ -106,7 +106,7 @@ def test_it_runs_on_real_images():
     variables = models.initialize(model, jax.random.key(0), (16, 16, 3))
     network = SimpleNamespace(model=model, preprocess=lambda x: x.astype("float32") / 128 - 1)
     run = SimpleNamespace(network=network, variables=variables, image_shape=(16, 16, 3))
-    settings = rcnn.Settings(max_proposals=100, width=160)
+    settings = rcnn.Settings(max_proposals=100, width=160, svm_c=0.01)
     extract = rcnn.extractor(run, "features/1", batch_size=32)
     train, test = (open_source(f"voc:{CELLS}", split) for split in ("train", "test"))
     examples = [rcnn.regions(train.records[i], extract, run.image_shape, settings, True) for i in range(4)]
