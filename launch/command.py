@@ -62,6 +62,38 @@ def required(flag: flags.FlagHolder, example: str) -> str:
     return flag.value
 
 
+def open_run(workdir: str | None, checkpoint: str, config: str | None, overrides: dict[str, str]):
+    """The run of a folder, or a config's network with the weights of its `config.init`.
+
+    Args:
+        workdir: value of --workdir.
+        checkpoint: value of --checkpoint.
+        config: value of --config.
+        overrides: of keys of that config.
+
+    Raises:
+        UsageError: both are given or none, or the config has no weights.
+    """
+    from vision import config as configs
+    from vision.experiment import build
+    from vision.run import Run, load
+
+    if workdir and config:
+        raise UsageError("--workdir and --config: a run has its own config; give one of the two.")
+    if config:
+        loaded = configs.load(config)
+        configs.override(loaded, overrides)
+        wired = build(loaded)
+        if not wired.config.init.weights:
+            raise UsageError(f"--config={config}: config.init.weights is not set; whose features are wanted?")
+        return Run(Path("."), wired.config, wired.network, wired.variables(), 0)
+    if overrides:
+        raise UsageError(f"unexpected --config.{next(iter(overrides))}: a run has the config it was trained with.")
+    if not workdir:
+        raise UsageError("--workdir is missing, as in --workdir=runs/a.")
+    return load(workdir, checkpoint)
+
+
 def _is_for_the_user(record: LogRecord) -> bool:
     """Whether a log message is for the user: those of libraries are not, but for errors with --debug."""
     ours = Path(vision.__file__).parent in Path(record.pathname).parents

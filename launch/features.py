@@ -39,7 +39,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
     if out.suffix != ".npz":
         raise UsageError(f"--out={out}: features are written as .npz; choose a name that ends so.")
     use_compilation_cache()
-    run = open_run(overrides)
+    run = command.open_run(WORKDIR.value, CHECKPOINT.value, CONFIG.value, overrides)
     found = {path.rpartition(".")[2]: features.extract(run, path, OUTPUT.value) for path in data_paths(run.config)}
     arrays = {f"{split}_{name}": values for split, parts in found.items() for name, values in parts.items()}
     try:
@@ -60,26 +60,6 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
         console = Console()
         console.print("\nAccuracy of a classifier trained on the features of train\n")
         console.print(table(rows, ("probe", *found)))
-
-
-def open_run(overrides: dict[str, str]):
-    """The run folder, or the config with the weights of its `config.init`."""
-    from vision import config as configs
-    from vision.experiment import build
-    from vision.run import Run, load
-
-    if WORKDIR.value and CONFIG.value:
-        raise UsageError("--workdir and --config: a run has its own config; give one of the two.")
-    if CONFIG.value:
-        config = configs.load(CONFIG.value)
-        configs.override(config, overrides)
-        wired = build(config)
-        if not wired.config.init.weights:
-            raise UsageError(f"--config={CONFIG.value}: config.init.weights is not set; whose features are wanted?")
-        return Run(Path("."), wired.config, wired.network, wired.variables(), 0)
-    if overrides:
-        raise UsageError(f"unexpected --config.{next(iter(overrides))}: a run has the config it was trained with.")
-    return load(command.required(WORKDIR, "runs/a"), CHECKPOINT.value)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def extract(run: Run, path: str, output: str = "pooled") -> dict[str, np.ndarray
     @jax.jit
     def apply(variables, batch):
         outputs, _ = step.apply_model(network.model, network.task, network.preprocess, variables, batch, None)
-        return _vectors(outputs, output)
+        return vectors(outputs, output)
 
     parts: dict[str, list[np.ndarray]] = {}
     for batch in pipeline.batches():
@@ -46,8 +46,17 @@ def extract(run: Run, path: str, output: str = "pooled") -> dict[str, np.ndarray
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _vectors(outputs: dict[str, Any], name: str) -> jax.Array:
-    """(B, width): the output of that name, maps averaged over their places."""
+def vectors(outputs: dict[str, Any], name: str, flat: bool = False) -> jax.Array:
+    """(B, width) float32: one output of a network as vectors.
+
+    Args:
+        outputs: of the network.
+        name: "pooled", "logits", or "features/32" for the map of stride 32.
+        flat: whether all places of a map stand one after the other, in place of their mean.
+
+    Raises:
+        UsageError: there is no such output.
+    """
     flat = {key: value for key, value in outputs.items() if hasattr(value, "ndim")}
     flat |= {f"features/{stride}": value for stride, value in outputs.get("features", {}).items()}
     if name not in flat:
@@ -57,4 +66,4 @@ def _vectors(outputs: dict[str, Any], name: str) -> jax.Array:
         raise UsageError(
             f"--output={name}: it has the shape {values.shape}; expected a vector or a map for each image."
         )
-    return values.mean(axis=(1, 2)) if values.ndim == 4 else values.reshape(len(values), -1)
+    return values.mean(axis=(1, 2)) if values.ndim == 4 and not flat else values.reshape(len(values), -1)

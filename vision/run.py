@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from vision import data, experiment
 from vision.config import thaw
 from vision.data import chain
+from vision.data.annotations import PROPOSALS
 from vision.data.images import opencv
 from vision.errors import UsageError, unknown_name
 from vision.experiment import Network
@@ -25,8 +26,21 @@ from vision.train.checkpoints import Checkpoints
 # Transforms after which every part of the image is still there, in its place but for the scale and a border that
 # `size` tells of.
 _KEEP_THE_WHOLE = frozenset(
-    {"decode", "keep", "autocontrast", "resize", "resize_small", "resize_long", "letterbox", "pad_to"}
+    {
+        "decode",
+        "keep",
+        "autocontrast",
+        "resize",
+        "resize_small",
+        "resize_long",
+        "letterbox",
+        "pad_to",
+        "selective_search",
+    }
 )
+
+# What a batch has of a picture without a truth.
+_PICTURE = ("image", "size", *PROPOSALS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +114,7 @@ class Run:
         waiting, turn = {}, 0  # images of different shapes come out of order
         for batch in pipeline.batches():
             try:
-                outputs = jax.device_get(
-                    predict(variables, {name: batch[name] for name in ("image", "size") if name in batch})
-                )
+                outputs = jax.device_get(predict(variables, {name: batch[name] for name in _PICTURE if name in batch}))
             except ScopeParamShapeError as error:
                 given, trained = (" x ".join(map(str, s)) for s in (batch["image"].shape[1:], self.image_shape))
                 raise UsageError(

@@ -333,3 +333,23 @@ def test_normalisation_layers_where_the_papers_have_them():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_field_says_what_it_means(name):
     assert all(key.meaning for key in schema.keys(VARIANTS[name], models.INJECTED).values())
+
+
+def test_boxes_are_those_of_the_sliding_window_over_the_image():
+    side, stride = 50, 8
+    options = dict(form="small", width=1 / 32, hidden=(12, 8), box_hidden=(10, 6), box_per_class=True)
+    model = overfeat.OverFeat(num_classes=5, conv=unpadded, **options)
+    image = jax.random.normal(jax.random.key(0), (1, side + stride, side + 2 * stride, 3))
+    whole = model.clone(fully_convolutional=True)
+    variables = models.initialize(whole, jax.random.key(1), image.shape[1:])
+    variables["params"]["box_head"]["boxes"]["kernel"] *= 100  # boxes that differ from window to window
+    outputs = jax.jit(whole.apply)(variables, image)
+    assert outputs["box_map"].shape == (1, 2, 3, 5, 4) and "boxes" not in outputs
+    assert outputs["box_map"].std(axis=(1, 2)).max() > 0.01
+    np.testing.assert_array_equal(outputs["windows"][1, 2], (16, 8, 32, 24))  # with the padding that there is otherwise
+    apply = jax.jit(model.apply)
+    for row, column in np.ndindex(2, 3):
+        top, left = row * stride, column * stride
+        expected = apply(variables, image[:, top : top + side, left : left + side])
+        np.testing.assert_allclose(outputs["box_map"][:, row, column], expected["boxes"], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(outputs["score_map"][:, row, column], expected["logits"], rtol=1e-3, atol=1e-4)

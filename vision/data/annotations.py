@@ -12,6 +12,8 @@ IGNORE = 255  # the class of pixels, in `segmentation`, that nobody has labelled
 
 # Fields with a row for each object, as far as an example has them.
 OBJECTS = ("boxes", "classes", "valid", "crowd", "area", "visible", "masks", "keypoints")
+# Regions that may hold an object; moved as boxes are, but no object goes with them.
+PROPOSALS = ("proposals", "proposals_valid")
 # Fields that say where the image's file lies on the canvas.
 PLACE = ("placement", "file_size")
 
@@ -35,8 +37,8 @@ def move_example(example: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
     nearest label, and what comes into view is `IGNORE` and 0. `boxes` (N, 4) become the upright hulls of their
     moved corners, clipped to the canvas; or the hulls of the moved masks, where there are some and what was upright
     is not any more. Objects of which less than `MIN_VISIBLE` stays in view get zeros as their box and 0 in `valid`
-    (N,). `keypoints` (N, K, 3) that leave the canvas become zeros, as do those of such objects. `size` (2,) int32
-    is set where the geometry pads.
+    (N,). `keypoints` (N, K, 3) that leave the canvas become zeros, as do those of such objects. `proposals` (P, 4)
+    and `proposals_valid` (P,) go the way of boxes. `size` (2,) int32 is set where the geometry pads.
 
     Where there are boxes, `placement` (6,) float32 is the matrix from pixels of the image's file to the canvas, its
     first two rows, and `file_size` (2,) int32 the height and width of that file: what is found can be mapped back.
@@ -72,6 +74,10 @@ def move_example(example: dict[str, Any], geometry: Geometry) -> dict[str, Any]:
             moved["valid"] = np.where(gone, np.zeros_like(valid), valid)
     if "keypoints" in example:
         moved["keypoints"] = _move_keypoints(np.asarray(example["keypoints"]), geometry, gone)
+    if "proposals" in example:
+        boxes, stays = visible_boxes(example["proposals"], geometry)
+        moved["proposals"] = np.where(stays[:, None], boxes, 0).astype(np.float32)
+        moved["proposals_valid"] = example["proposals_valid"] & stays
     return moved
 
 

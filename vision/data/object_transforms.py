@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.data import geometry, images
-from vision.data.annotations import OBJECTS, move_example
+from vision.data.annotations import OBJECTS, PROPOSALS, move_example
 from vision.data.arguments import Colour, Example, Method, Size, check, height_width, is_colour, scaled
 from vision.data.geometry import Geometry, Shape
 
@@ -110,8 +110,8 @@ def mosaic(
 
     Each is resized to fit into the whole canvas, its proportions kept, and put with its inner corner at that point;
     what lies beyond the canvas is cut off. Objects are those of the four. Fields of the whole image, such as `label`
-    and `placement`, are those of the first. Where there is no mosaic, the image is resized to fit into the canvas and
-    put in its middle.
+    and `placement`, are those of the first; `proposals` are left out: search them after it. Where there is no mosaic,
+    the image is resized to fit into the canvas and put in its middle.
 
     Args:
         size: height and width of the result in pixels, one number for a square.
@@ -178,7 +178,7 @@ def _quarter(
 def _together(quarters: list[_Part], canvas: Shape, max_objects: int | None) -> Example:
     """One example of four, its fields those of the first but for what has pixels or objects."""
     examples = [quarter.example for quarter in quarters]
-    whole = {name: value for name, value in examples[0].items() if name != "size"}
+    whole = {name: value for name, value in examples[0].items() if name not in ("size", *PROPOSALS)}
     for name in ("image", "target", "segmentation"):
         if name in whole:
             one, two, three, four = (example[name] for example in examples)

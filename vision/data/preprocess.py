@@ -143,7 +143,9 @@ def measure(source: Source, transforms: str, examples: int = _MEASURED_EXAMPLES)
     Raises:
         UsageError: no image can be decoded.
     """
-    calls = [call for call in chain.deterministic(chain.parse(transforms)) if call.name != "pad_to"]
+    calls = [
+        call for call in chain.deterministic(chain.parse(transforms)) if call.name not in ("pad_to", "selective_search")
+    ]
     chosen = np.unique(np.linspace(0, len(source) - 1, min(examples, len(source))).round().astype(int))
 
     def moments(index: int) -> np.ndarray | None:

@@ -29,6 +29,7 @@ from vision.data.arguments import INJECTED, Example, Method, Size, check, height
 from vision.data.colour_transforms import autocontrast, brightness, contrast, hue, noise, saturation
 from vision.data.geometry import Geometry, Shape
 from vision.data.object_transforms import expand, mosaic, random_iou_crop
+from vision.data.proposals import selective_search
 from vision.errors import UsageError
 
 
@@ -343,6 +344,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         random_iou_crop,
         expand,
         mosaic,
+        selective_search,
         flip,
         rotate,
         translate,

@@ -17,12 +17,14 @@ from vision.models import (
     darknet,
     deeplab,
     densenet,
+    fast_rcnn,
     fcn,
     googlenet,
     hybrid,
     inception,
     layers,
     lenet,
+    localizer,
     mae,
     overfeat,
     rcnn,
@@ -68,6 +70,8 @@ MODELS = {
     **ssd.VARIANTS,
     **retinanet.VARIANTS,
     **yolo.VARIANTS,
+    **localizer.VARIANTS,
+    **fast_rcnn.VARIANTS,
 }
 
 # Fields that hold factories of layers: the program passes them, a configuration cannot.

@@ -1,4 +1,4 @@
-"""OverFeat (Sermanet et al. 2014, arXiv:1312.6229): a classifier made to be slid over larger images."""
+"""OverFeat (Sermanet et al. 2014, arXiv:1312.6229): classifier and box regressor, to be slid over larger images."""
 
 import functools
 from collections.abc import Callable
@@ -10,6 +10,9 @@ import jax
 from vision.models import layers
 from vision.models.alexnet import ConvLayer, Form, convolutions, smallest_image
 from vision.models.dense_layers import check_image, classify
+from vision.models.localizer import BoxHead
+from vision.ops.pooling import adaptive_average_pool
+from vision.ops.windows import sliding_windows
 
 FORMS = {
     "fast": Form(  # table 1, 231x231
@@ -47,10 +50,11 @@ FORMS = {
 
 
 class OverFeat(nn.Module):
-    """OverFeat's classifier: AlexNet without normalisation and with poolings that do not overlap (section 3.1).
+    """OverFeat: AlexNet without normalisation and with poolings that do not overlap (section 3.1), perhaps with boxes.
 
     Images of any size: the last map is averaged to the one that the dense layers read (it has that size at the
-    published sizes, 231 for the fast and 221 for the accurate form), or read at every place.
+    published sizes, 231 for the fast and 221 for the accurate form), or read at every place. With a box regressor on
+    the same map (section 4) the task `localization` trains it on single windows.
 
     Attributes:
         num_classes: number of classes; None or 0 for no classifier.
@@ -60,6 +64,8 @@ class OverFeat(nn.Module):
             paper's: (3072, 4096) in the fast and small form, (4096, 4096) in the accurate one.
         fully_convolutional: apply the dense layers, with the same weights, to every window of the last map instead of
             averaging it to one window (section 3.5). The outputs gain a `score_map`, and the logits are its mean.
+        box_hidden: units of the hidden layers of the box regressor: (4096, 1024) in the paper; None for no regressor.
+        box_per_class: whether each class has a box of its own, as in the paper, or all have the same.
         dropout: chance of a hidden dense unit to be zeroed while training.
         remat: compute each convolution again in the backward pass instead of keeping its intermediate results.
         dtype: dtype of the convolutions and hidden dense layers; pooled features and logits are float32.
@@ -71,6 +77,8 @@ class OverFeat(nn.Module):
     width: float = 1.0
     hidden: tuple[int, ...] | None = None
     fully_convolutional: bool = False
+    box_hidden: tuple[int, ...] | None = None
+    box_per_class: bool = False
     dropout: float = 0.5
     remat: bool = False
     dtype: str = "float32"
@@ -81,6 +89,8 @@ class OverFeat(nn.Module):
         """image (B, H, W, C) -> features by stride, pooled (B, hidden), logits (B, num_classes), perhaps a score_map.
 
         `features` holds the last map of each stride: 4, 8, 16, 32 in the fast and 2, 6, 12, 36 in the accurate form.
+        With a box regressor there are `boxes` (B, K, 4), shares of the image's sides, K 1 or num_classes; or if fully
+        convolutional `box_map` (B, h, w, K, 4), shares of the sides of each window, and `windows` (h, w, 4) in pixels.
         """
         form, hidden = FORMS[self.form], self.hidden
         if hidden is None:
@@ -88,7 +98,7 @@ class OverFeat(nn.Module):
         least_map = form.window if self.fully_convolutional and hidden else 1
         check_image("overfeat", image.shape[1:3], smallest_image(form.convolutions, least_map))
         x, features = convolutions(self, image.astype(self.dtype), form.convolutions, layers.he_normal)
-        return {
+        result = {
             "features": features,
             **classify(
                 x,
@@ -101,6 +111,16 @@ class OverFeat(nn.Module):
                 self.dtype,
             ),
         }
+        if self.box_hidden is None or not self.num_classes:
+            return result
+        boxes = self.num_classes if self.box_per_class else 1
+        head = BoxHead(boxes, form.window, self.box_hidden, self.dropout, self.dtype, name="box_head")
+        if not self.fully_convolutional:
+            return result | {"boxes": head(adaptive_average_pool(x, form.window), train)[:, 0, 0]}
+        box_map = head(x, train)
+        side, stride = smallest_image(form.convolutions, form.window), max(features)
+        windows = sliding_windows(box_map.shape[1:3], side, stride).reshape(*box_map.shape[1:3], 4)
+        return result | {"box_map": box_map, "windows": windows}
 
 
 VARIANTS: dict[str, Callable[..., nn.Module]] = {

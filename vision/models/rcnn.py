@@ -157,7 +157,7 @@ class FasterRCNN(nn.Module):
         result["proposals"] = proposals._asdict()
         maps = {stride: maps[stride] for stride in self.strides}  # regions are not read from the extra level
         if train:
-            truth = _with_a_row(truth)
+            truth = with_a_row(truth)
             # A key for each image, so that its sample does not depend on the others in its batch.
             keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("sample"), jnp.arange(len(image)))
             keys = jax.vmap(jax.random.split, out_axes=1)(keys)
@@ -353,7 +353,7 @@ class FasterRCNN(nn.Module):
             )
 
 
-def _with_a_row(truth: Truth) -> Truth:
+def with_a_row(truth: Truth) -> Truth:
     """The truth with room for one object at least."""
     if truth["valid"].shape[1]:
         return truth

@@ -5,6 +5,8 @@ from typing import Any
 from vision import schema
 from vision.errors import pick
 from vision.tasks.classification import classification
+from vision.tasks.localization import localization
+from vision.tasks.overfeat import overfeat
 from vision.tasks.rcnn import rcnn
 from vision.tasks.reconstruction import reconstruction
 from vision.tasks.retinanet import retinanet
@@ -17,6 +19,8 @@ __all__ = ["INJECTED", "TASKS", "Mean", "Task", "create"]
 
 TASKS = {
     "classification": classification,
+    "localization": localization,
+    "overfeat": overfeat,
     "rcnn": rcnn,
     "reconstruction": reconstruction,
     "retinanet": retinanet,

@@ -1,4 +1,4 @@
-"""Two-stage detection: Faster R-CNN's four losses, and those of its mask and key point heads."""
+"""Two-stage detection: Faster R-CNN's four losses, of which Fast R-CNN has two, those of mask and key point heads."""
 
 from typing import Any
 
@@ -27,7 +27,9 @@ def rcnn(
     """Losses and detections of the networks in `vision.models.rcnn`, counted as in torchvision.
 
     The loss is the sum of these terms with the weights below, of which the last two are there where the network has
-    such heads. Both box losses are divided by the number of all sampled regions, not only of those with an object.
+    such heads, and the first two where it makes proposals itself: Fast R-CNN reads them from the batch, `proposals`
+    (B, P, 4) and `proposals_valid` (B, P), which the transform selective_search gives. Both box losses are divided by
+    the number of all sampled regions, not only of those with an object.
 
     Args:
         class_names: of the data; taken from the data.
@@ -57,7 +59,7 @@ def rcnn(
 
     return detection.detector(
         loss=loss,
-        detect=lambda outputs, batch: outputs["detections"],
+        detect=detect,
         class_names=class_names,
         monitor=monitor,
         inputs=inputs,
@@ -65,13 +67,12 @@ def rcnn(
 
 
 def inputs(batch: Batch, train: bool) -> dict[str, Any]:
-    """The image, its size without padding where there is one, and while training the truth.
+    """The image, its size without padding and its proposals where there are such, and while training the truth.
 
     Of crowds the truth has the boxes alone, as `ignored`: what lies in them is no background.
     """
     given: dict[str, Any] = {"image": batch["image"]}
-    if "size" in batch:
-        given["size"] = batch["size"]
+    given |= {name: batch[name] for name in ("size", "proposals", "proposals_valid") if name in batch}
     if train:
         given["truth"] = detection.truth(batch)
         if "crowd" in batch:
@@ -80,15 +81,28 @@ def inputs(batch: Batch, train: bool) -> dict[str, Any]:
     return given
 
 
+def detect(outputs: Outputs, batch: Batch) -> detection.Detections:
+    """The detections, which the network itself makes.
+
+    Raises:
+        KeyError: the network makes no proposals, and the data have none.
+    """
+    del batch
+    if "proposals" not in outputs:
+        raise KeyError("proposals")
+    return outputs["detections"]
+
+
 def terms(outputs: Outputs, batch: Batch, beta: float) -> dict[str, Mean]:
     """Each loss as a sum and the number it is divided by."""
-    anchors, rois = outputs["rpn"], outputs["rois"]
-    found = {
-        "objectness": _mean(
-            optax.sigmoid_binary_cross_entropy(anchors["logits"], anchors["positive"].astype(jnp.float32)),
-            _counted(anchors["filled"], batch),
-        ),
-        "rpn_box": _box_loss(anchors, batch, beta),
+    found, rois = {}, outputs["rois"]
+    if "rpn" in outputs:
+        anchors = outputs["rpn"]
+        right = anchors["positive"].astype(jnp.float32)
+        entropy = optax.sigmoid_binary_cross_entropy(anchors["logits"], right)
+        found["objectness"] = _mean(entropy, _counted(anchors["filled"], batch))
+        found["rpn_box"] = _box_loss(anchors, batch, beta)
+    found |= {
         "classification": _mean(
             optax.softmax_cross_entropy_with_integer_labels(rois["logits"], rois["labels"]),
             _counted(rois["filled"], batch),
@@ -112,13 +126,16 @@ def monitor(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
     `object_accuracy` is over the proposals with an object, `roi_accuracy` over the background too; `proposal_recall`
     counts the true boxes that overlap a proposal by an IoU of 0.5, before they are added to the proposals themselves.
     """
-    anchors, rois, proposals = outputs["rpn"], outputs["rois"], outputs["proposals"]
+    rois, proposals = outputs["rois"], outputs["proposals"]
     right = jnp.argmax(rois["logits"], axis=-1) == rois["labels"]
     true = detection.truth(batch)
     overlaps = jax.vmap(box_ops.pairwise)(true["boxes"], proposals["boxes"])
     found = jnp.any((overlaps >= 0.5) & proposals["valid"][:, None], axis=2)
-    return {
-        "rpn_positives": _mean(anchors["positive"], _counted(anchors["filled"], batch)),
+    shares = {}
+    if "rpn" in outputs:
+        anchors = outputs["rpn"]
+        shares["rpn_positives"] = _mean(anchors["positive"], _counted(anchors["filled"], batch))
+    return shares | {
         "proposal_recall": _mean(found, true["valid"]),
         "roi_positives": _mean(rois["positive"], _counted(rois["filled"], batch)),
         "roi_accuracy": _mean(right, _counted(rois["filled"], batch)),
