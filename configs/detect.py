@@ -21,11 +21,12 @@ TWO_STAGE = dict(
     anchor_ratios=(1.0, 1.6),
     rpn_samples=64,
     before_nms=(200, 100),
-    proposals=(64, 32),
+    proposals=(64, 64),
     canonical_size=64.0,
     roi_samples=32,
     roi_positives=0.5,
     box_hidden=(128,),
+    score_threshold=0.01,
     max_detections=32,
 )
 
@@ -81,7 +82,7 @@ NETWORKS = {
         3e-3,
         20,
     ),
-    "faster_rcnn": (dict(name="faster_rcnn", **TWO_STAGE), "rcnn", 2e-3, 20),
+    "faster_rcnn": (dict(name="faster_rcnn", **TWO_STAGE), "rcnn", 2e-3, 30),
     "mask_rcnn": (dict(name="mask_rcnn", mask_convolutions=(32, 32), **TWO_STAGE), "rcnn", 2e-3, 20),
 }
 # Digits have no mirror image; boxes and masks move with the image.
