@@ -82,7 +82,7 @@ NETWORKS = {
         3e-3,
         20,
     ),
-    "faster_rcnn": (dict(name="faster_rcnn", **TWO_STAGE), "rcnn", 2e-3, 30),
+    "faster_rcnn": (dict(name="faster_rcnn", **TWO_STAGE), "rcnn", 2e-3, 20),
     "mask_rcnn": (dict(name="mask_rcnn", mask_convolutions=(32, 32), **TWO_STAGE), "rcnn", 2e-3, 20),
 }
 # Digits have no mirror image; boxes and masks move with the image.
