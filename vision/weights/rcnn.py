@@ -18,7 +18,7 @@ def torchvision(model: FasterRCNN) -> tuple[Rule, ...]:
     """
     return (
         *nested(resnet.TORCHVISION, r"backbone\.body\.", "backbone"),
-        *_pyramid(model.strides),
+        *pyramid(model.strides),
         *_rpn(),
         *_box_head(model),
         *_mask_head(model),
@@ -34,7 +34,11 @@ def _layer(pattern: str, path: str, kind: Kind) -> tuple[Rule, ...]:
     )
 
 
-def _pyramid(strides: tuple[int, ...]) -> tuple[Rule, ...]:
+def pyramid(strides: tuple[int, ...]) -> tuple[Rule, ...]:
+    """The rules of torchvision's feature pyramid on maps of these strides, finest first, without its extra levels.
+
+    Published files lack the second number (".0"), which newer versions add when they read them.
+    """
     rules: tuple[Rule, ...] = ()
     for index, stride in enumerate(strides):
         for theirs, ours in (("inner_blocks", "lateral"), ("layer_blocks", "output")):

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from vision.models.retinanet import RetinaNet
-from vision.weights import resnet
+from vision.weights import rcnn, resnet
 from vision.weights.rules import CONV, Kind, Rule, nested
 
 
@@ -31,11 +31,7 @@ def torchvision(model: RetinaNet) -> tuple[Rule, ...]:
 
 
 def _pyramid(strides: tuple[int, ...]) -> tuple[Rule, ...]:
-    rules = ()
-    for kind, name in (("inner", "lateral"), ("layer", "output")):
-        for index, stride in enumerate(sorted(strides)):
-            # Their published files lack the second number, which newer versions add when they read them.
-            rules += _layer(rf"backbone\.fpn\.{kind}_blocks\.{index}(?:\.0|)", f"pyramid/{name}_{stride}/conv")
+    rules = rcnn.pyramid(tuple(sorted(strides)))
     for number in (6, 7):
         stride = max(strides) * 2 ** (number - 5)
         rules += _layer(rf"backbone\.fpn\.extra_blocks\.p{number}", f"pyramid/extra_{stride}")
