@@ -4,7 +4,7 @@
 
 The data are in Pascal VOC's format with lists of 205, 87 and 72 images; put them at ../shared/data/bccd or say where
 with --config.data.train.name=voc:PATH --config.data.eval.test.name=voc:PATH. Training takes the first two lists
-together.
+together. Aims at an AP50 of 0.70 on the test list in half an hour on two CPU cores; not yet measured.
 """
 
 from ml_collections import ConfigDict
