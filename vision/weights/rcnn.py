@@ -8,7 +8,7 @@ from vision.models import backbones
 from vision.models.rcnn import FasterRCNN
 from vision.models.vgg import VGG
 from vision.weights import resnet
-from vision.weights.rules import CONV, DENSE, DENSE_OF_1X1, TRANSPOSED, Kind, Rule, dense_after_map, nested, norm
+from vision.weights.rules import CONV, DENSE, DENSE_OF_1X1, TRANSPOSED, Rule, dense_after_map, layer, nested, norm
 
 
 def torchvision(model: FasterRCNN) -> tuple[Rule, ...]:
@@ -27,13 +27,6 @@ def torchvision(model: FasterRCNN) -> tuple[Rule, ...]:
     )
 
 
-def _layer(pattern: str, path: str, kind: Kind) -> tuple[Rule, ...]:
-    return (
-        Rule(rf"{pattern}\.weight", f"params/{path}/kernel", kind),
-        Rule(rf"{pattern}\.bias", f"params/{path}/bias"),
-    )
-
-
 def pyramid(strides: tuple[int, ...]) -> tuple[Rule, ...]:
     """The rules of torchvision's feature pyramid on maps of these strides, finest first, without its extra levels.
 
@@ -43,7 +36,7 @@ def pyramid(strides: tuple[int, ...]) -> tuple[Rule, ...]:
     for index, stride in enumerate(strides):
         for theirs, ours in (("inner_blocks", "lateral"), ("layer_blocks", "output")):
             pattern, path = rf"backbone\.fpn\.{theirs}\.{index}", f"pyramid/{ours}_{stride}"
-            rules += (*_layer(rf"{pattern}(?:\.0|)", f"{path}/conv", CONV), *norm(rf"{pattern}\.1", f"{path}/norm"))
+            rules += (*layer(rf"{pattern}(?:\.0|)", f"{path}/conv", CONV), *norm(rf"{pattern}\.1", f"{path}/norm"))
     return rules
 
 
@@ -51,9 +44,9 @@ def _rpn() -> tuple[Rule, ...]:
     return (
         Rule(r"rpn\.head\.conv\.(\d)\.0\.weight", "params/rpn/conv_<1+1>/kernel", CONV),
         Rule(r"rpn\.head\.conv\.(\d)\.0\.bias", "params/rpn/conv_<1+1>/bias"),
-        *_layer(r"rpn\.head\.conv", "rpn/conv_1", CONV),
-        *_layer(r"rpn\.head\.cls_logits", "rpn/objectness", CONV),
-        *_layer(r"rpn\.head\.bbox_pred", "rpn/offsets", CONV),
+        *layer(r"rpn\.head\.conv", "rpn/conv_1", CONV),
+        *layer(r"rpn\.head\.cls_logits", "rpn/objectness", CONV),
+        *layer(r"rpn\.head\.bbox_pred", "rpn/offsets", CONV),
     )
 
 
@@ -71,16 +64,16 @@ def _box_head(model: FasterRCNN) -> tuple[Rule, ...]:
     width = model.box_convolutions[-1] if model.box_convolutions else model.channels
     first = dense_after_map(width, model.roi_size, model.roi_size)
     rules = (
-        *_layer(r"roi_heads\.box_predictor\.cls_score", "box_head/head/logits", DENSE),
-        *_layer(r"roi_heads\.box_predictor\.bbox_pred", "box_head/head/offsets", DENSE),
+        *layer(r"roi_heads\.box_predictor\.cls_score", "box_head/head/logits", DENSE),
+        *layer(r"roi_heads\.box_predictor\.bbox_pred", "box_head/head/offsets", DENSE),
     )
     if not model.box_convolutions:
-        fc7 = _layer(rf"{pattern}\.fc7", "box_head/dense_2", DENSE)
-        return (*_layer(rf"{pattern}\.fc6", "box_head/dense_1", first), *fc7, *rules)
+        fc7 = layer(rf"{pattern}\.fc7", "box_head/dense_2", DENSE)
+        return (*layer(rf"{pattern}\.fc6", "box_head/dense_1", first), *fc7, *rules)
     dense = len(model.box_convolutions) + 1  # after the flattening
     return (
         *_convolutions(pattern, "box_head"),
-        *_layer(rf"{pattern}\.{dense}", "box_head/dense_1", first),
+        *layer(rf"{pattern}\.{dense}", "box_head/dense_1", first),
         *rules,
     )
 
@@ -93,8 +86,8 @@ def _mask_head(model: FasterRCNN) -> tuple[Rule, ...]:
         *_convolutions(pattern, "mask_head"),
         Rule(rf"{pattern}\.mask_fcn(\d)\.weight", "params/mask_head/convolutions/conv_<1>/kernel", CONV),
         Rule(rf"{pattern}\.mask_fcn(\d)\.bias", "params/mask_head/convolutions/conv_<1>/bias"),
-        *_layer(rf"{predictor}\.conv5_mask", "mask_head/transposed", TRANSPOSED),
-        *_layer(rf"{predictor}\.mask_fcn_logits", "mask_head/head", DENSE_OF_1X1),
+        *layer(rf"{predictor}\.conv5_mask", "mask_head/transposed", TRANSPOSED),
+        *layer(rf"{predictor}\.mask_fcn_logits", "mask_head/head", DENSE_OF_1X1),
     )
 
 
@@ -104,9 +97,9 @@ def _keypoint_head(model: FasterRCNN) -> tuple[Rule, ...]:
     rules: tuple[Rule, ...] = ()
     for index in range(len(model.keypoint_convolutions)):
         path = f"keypoint_head/convolutions/conv_{index + 1}"
-        rules += _layer(rf"roi_heads\.keypoint_head\.{2 * index}", path, CONV)  # each before a ReLU
+        rules += layer(rf"roi_heads\.keypoint_head\.{2 * index}", path, CONV)  # each before a ReLU
     predictor = r"roi_heads\.keypoint_predictor\.kps_score_lowres"
-    return (*rules, *_layer(predictor, "keypoint_head/transposed", TRANSPOSED))
+    return (*rules, *layer(predictor, "keypoint_head/transposed", TRANSPOSED))
 
 
 def _dense_layers_of_vgg(model: FasterRCNN) -> tuple[Rule, ...]:
@@ -116,6 +109,6 @@ def _dense_layers_of_vgg(model: FasterRCNN) -> tuple[Rule, ...]:
         return ()
     channels = backbone.width * min(2 ** (len(backbone.stage_sizes) - 1), 8)
     return (
-        *_layer(r"classifier\.0", "box_head/dense_1", dense_after_map(channels, model.roi_size, model.roi_size)),
-        *_layer(r"classifier\.3", "box_head/dense_2", DENSE),
+        *layer(r"classifier\.0", "box_head/dense_1", dense_after_map(channels, model.roi_size, model.roi_size)),
+        *layer(r"classifier\.3", "box_head/dense_2", DENSE),
     )

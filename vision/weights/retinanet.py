@@ -6,7 +6,7 @@ import numpy as np
 
 from vision.models.retinanet import RetinaNet
 from vision.weights import rcnn, resnet
-from vision.weights.rules import CONV, Kind, Rule, nested
+from vision.weights.rules import CONV, Kind, Rule, layer, nested
 
 
 def torchvision(model: RetinaNet) -> tuple[Rule, ...]:
@@ -34,27 +34,20 @@ def _pyramid(strides: tuple[int, ...]) -> tuple[Rule, ...]:
     rules = rcnn.pyramid(tuple(sorted(strides)))
     for number in (6, 7):
         stride = max(strides) * 2 ** (number - 5)
-        rules += _layer(rf"backbone\.fpn\.extra_blocks\.p{number}", f"pyramid/extra_{stride}")
+        rules += layer(rf"backbone\.fpn\.extra_blocks\.p{number}", f"pyramid/extra_{stride}", CONV)
     return rules
 
 
 def _subnet(theirs: str, ours: str, depth: int) -> tuple[Rule, ...]:
     pattern = rf"head\.{theirs}\.conv\."
     rules = (
-        *_layer(rf"{pattern}(\d)\.0", f"{ours}/conv_<1+1>"),
+        *layer(rf"{pattern}(\d)\.0", f"{ours}/conv_<1+1>", CONV),
         Rule(rf"{pattern}(\d)\.1\.weight", f"params/{ours}/norm_<1+1>/scale"),
         Rule(rf"{pattern}(\d)\.1\.bias", f"params/{ours}/norm_<1+1>/bias"),
     )
     for index in range(depth):  # their published files count the ReLUs too
-        rules += _layer(rf"{pattern}{2 * index}", f"{ours}/conv_{index + 1}")
+        rules += layer(rf"{pattern}{2 * index}", f"{ours}/conv_{index + 1}", CONV)
     return rules
-
-
-def _layer(pattern: str, path: str) -> tuple[Rule, ...]:
-    return (
-        Rule(rf"{pattern}\.weight", f"params/{path}/kernel", CONV),
-        Rule(rf"{pattern}\.bias", f"params/{path}/bias"),
-    )
 
 
 def _kernel(boxes: int) -> Kind:

@@ -195,6 +195,14 @@ def _closing(pattern: str, start: int) -> int:
         at += 1
 
 
+def layer(pattern: str, path: str, kernel: Kind) -> tuple[Rule, ...]:
+    """The rules of a PyTorch layer with a bias at `pattern`, a regular expression without its last dot, and ours."""
+    return (
+        Rule(rf"{pattern}\.weight", f"params/{path}/kernel", kernel),
+        Rule(rf"{pattern}\.bias", f"params/{path}/bias"),
+    )
+
+
 def norm(pattern: str, path: str) -> tuple[Rule, ...]:
     """The rules of a PyTorch batch norm at `pattern`, a regular expression without its last dot, and ours at `path`."""
     return (

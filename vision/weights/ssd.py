@@ -8,7 +8,7 @@ from vision.errors import UsageError
 from vision.models.ssd import SSD, DilatedVGG
 from vision.models.vgg import VGG
 from vision.weights import vgg
-from vision.weights.rules import CONV, Kind, Rule, nested
+from vision.weights.rules import CONV, Kind, Rule, layer, nested
 
 
 def torchvision(model: SSD) -> tuple[Rule, ...]:
@@ -23,15 +23,15 @@ def torchvision(model: SSD) -> tuple[Rule, ...]:
         Rule(r"backbone\.scale_weight", "params/l2_norm/scale"),
         # The fifth stage and the dense layers follow a pooling in the first of `extra`.
         *(rule for rule in nested(_convolutions(), r"backbone\.", "backbone") if "stage_5" not in rule.path),
-        *_layer("backbone.extra.0.7.1", "backbone/fc6"),
-        *_layer("backbone.extra.0.7.3", "backbone/fc7"),
-        *_layer(r"head.classification_head.module_list.(\d)", "head/level_<1+1>"),
-        *_layer(r"head.regression_head.module_list.(\d)", "box_head/level_<1+1>"),
+        *layer(r"backbone\.extra\.0\.7\.1", "backbone/fc6", CONV),
+        *layer(r"backbone\.extra\.0\.7\.3", "backbone/fc7", CONV),
+        *layer(r"head\.classification_head\.module_list\.(\d)", "head/level_<1+1>", CONV),
+        *layer(r"head\.regression_head\.module_list\.(\d)", "box_head/level_<1+1>", CONV),
     )
     for number in (1, 2, 3):
-        rules += _layer(f"backbone.extra.0.{2 * number - 1}", f"backbone/stage_5/conv_{number}")
-    for index, layer in ((0, 1), (2, 2)):
-        rules += _layer(rf"backbone.extra.([1-9]).{index}", f"extra_<1>/conv_{layer}")
+        rules += layer(rf"backbone\.extra\.0\.{2 * number - 1}", f"backbone/stage_5/conv_{number}", CONV)
+    for index, number in ((0, 1), (2, 2)):
+        rules += layer(rf"backbone\.extra\.([1-9])\.{index}", f"extra_<1>/conv_{number}", CONV)
     return rules
 
 
@@ -57,14 +57,6 @@ def classifier(model: DilatedVGG) -> tuple[Rule, ...]:
 
 def _convolutions() -> tuple[Rule, ...]:
     return vgg.convolutions(VGG())
-
-
-def _layer(theirs: str, ours: str) -> tuple[Rule, ...]:
-    pattern = theirs.replace(".", r"\.")
-    return (
-        Rule(rf"{pattern}\.weight", f"params/{ours}/kernel", CONV),
-        Rule(rf"{pattern}\.bias", f"params/{ours}/bias"),
-    )
 
 
 def _read_only(to_ours: Callable[[np.ndarray], np.ndarray]) -> Kind:

@@ -3,16 +3,16 @@
 import numpy as np
 
 from vision.models.vgg import VGG
-from vision.weights.rules import CONV, DENSE, SAME, Kind, Rule, dense_after_map, norm
+from vision.weights.rules import CONV, DENSE, Kind, Rule, dense_after_map, layer, norm
 
 
 def torchvision(model: VGG) -> tuple[Rule, ...]:
     """The rules for a VGG of this depth, with batch norm or without."""
     return (
         *convolutions(model),
-        *_layer("classifier.0", "dense_1", dense_after_map(*_last_map(model))),
-        *_layer("classifier.3", "dense_2", DENSE),
-        *_layer("classifier.6", "head", DENSE),
+        *layer(r"classifier\.0", "dense_1", dense_after_map(*_last_map(model))),
+        *layer(r"classifier\.3", "dense_2", DENSE),
+        *layer(r"classifier\.6", "head", DENSE),
     )
 
 
@@ -20,9 +20,9 @@ def timm(model: VGG) -> tuple[Rule, ...]:
     """The rules for timm's form, in which the hidden dense layers are convolutions."""
     return (
         *convolutions(model),
-        *_layer("pre_logits.fc1", "dense_1", _window_kernel(*_last_map(model))),
-        *_layer("pre_logits.fc2", "dense_2", _window_kernel(model.hidden[0] if model.hidden else 1, 1, 1)),
-        *_layer("head.fc", "head", DENSE),
+        *layer(r"pre_logits\.fc1", "dense_1", _window_kernel(*_last_map(model))),
+        *layer(r"pre_logits\.fc2", "dense_2", _window_kernel(model.hidden[0] if model.hidden else 1, 1, 1)),
+        *layer(r"head\.fc", "head", DENSE),
     )
 
 
@@ -31,20 +31,12 @@ def convolutions(model: VGG) -> tuple[Rule, ...]:
     rules, index = (), 0
     for stage, size in enumerate(model.stage_sizes, start=1):
         for number in range(1, size + 1):
-            rules += _layer(f"features.{index}", f"stage_{stage}/conv_{number}", CONV)
+            rules += layer(rf"features\.{index}", f"stage_{stage}/conv_{number}", CONV)
             if model.batch_norm:
                 rules += norm(rf"features\.{index + 1}", f"stage_{stage}/norm_{number}")
             index += 3 if model.batch_norm else 2  # convolution, batch norm, ReLU
         index += 1  # max pooling
     return rules
-
-
-def _layer(theirs: str, ours: str, kernel: Kind) -> tuple[Rule, ...]:
-    pattern = theirs.replace(".", r"\.")
-    return (
-        Rule(rf"{pattern}\.weight", f"params/{ours}/kernel", kernel),
-        Rule(rf"{pattern}\.bias", f"params/{ours}/bias", SAME),
-    )
 
 
 def _last_map(model: VGG) -> tuple[int, int, int]:

@@ -5,18 +5,23 @@ They are for networks with `scan=False`; `vision.models.transformer.stack_blocks
 
 from vision.models.vit import ViT
 from vision.weights import resnet
-from vision.weights.rules import CONV, DENSE, FROM_HEADS, SAME, TO_HEADS, TO_HEADS_BIAS, Kind, Rule, leading, part
+from vision.weights.rules import (
+    CONV,
+    DENSE,
+    FROM_HEADS,
+    SAME,
+    TO_HEADS,
+    TO_HEADS_BIAS,
+    Kind,
+    Rule,
+    layer,
+    leading,
+    part,
+)
 
 
 def _norm(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (Rule(rf"{theirs}\.weight", f"params/{ours}/scale"), Rule(rf"{theirs}\.bias", f"params/{ours}/bias"))
-
-
-def _layer(theirs: str, ours: str, kernel: Kind = DENSE) -> tuple[Rule, ...]:
-    return (
-        Rule(rf"{theirs}\.weight", f"params/{ours}/kernel", kernel),
-        Rule(rf"{theirs}\.bias", f"params/{ours}/bias"),
-    )
 
 
 def _projections(weight: str, bias: str, ours: str, names: tuple[str, ...]) -> tuple[Rule, ...]:
@@ -36,7 +41,7 @@ _QUERY_KEY_VALUE = ("query", "key", "value")
 TORCHVISION: tuple[Rule, ...] = (
     Rule("class_token", "params/class_token", leading(2)),
     Rule(r"encoder\.pos_embedding", "params/positions", leading(1)),
-    *_layer("conv_proj", "patch_embedding", CONV),
+    *layer("conv_proj", "patch_embedding", CONV),
     *_norm(rf"{_LAYER}\.ln_(\d)", "block_<1+1>/norm_<2>"),
     *_projections(
         rf"{_LAYER}\.self_attention\.in_proj_weight",
@@ -44,18 +49,18 @@ TORCHVISION: tuple[Rule, ...] = (
         "block_<1+1>/attention",
         _QUERY_KEY_VALUE,
     ),
-    *_layer(rf"{_LAYER}\.self_attention\.out_proj", "block_<1+1>/attention/out", FROM_HEADS),
+    *layer(rf"{_LAYER}\.self_attention\.out_proj", "block_<1+1>/attention/out", FROM_HEADS),
     # The published files name the layers, later ones number them.
-    *_layer(rf"{_LAYER}\.mlp\.(?:0|linear_1)", "block_<1+1>/mlp/dense_1"),
-    *_layer(rf"{_LAYER}\.mlp\.(?:3|linear_2)", "block_<1+1>/mlp/dense_2"),
+    *layer(rf"{_LAYER}\.mlp\.(?:0|linear_1)", "block_<1+1>/mlp/dense_1", DENSE),
+    *layer(rf"{_LAYER}\.mlp\.(?:3|linear_2)", "block_<1+1>/mlp/dense_2", DENSE),
     *_norm(r"encoder\.ln", "norm"),
-    *_layer(r"heads\.head", "head"),
+    *layer(r"heads\.head", "head", DENSE),
 )
 
 _TIMM: tuple[Rule, ...] = (
     Rule("cls_token", "params/class_token", leading(2)),
     Rule("pos_embed", "params/positions", leading(1)),
-    *_layer(r"patch_embed\.proj", "patch_embedding", CONV),
+    *layer(r"patch_embed\.proj", "patch_embedding", CONV),
     *_norm(r"blocks\.(\d+)\.norm(\d)", "block_<1+1>/norm_<2>"),
     *_projections(
         r"blocks\.(\d+)\.attn\.qkv\.weight",
@@ -63,16 +68,16 @@ _TIMM: tuple[Rule, ...] = (
         "block_<1+1>/attention",
         _QUERY_KEY_VALUE,
     ),
-    *_layer(r"blocks\.(\d+)\.attn\.proj", "block_<1+1>/attention/out", FROM_HEADS),
-    *_layer(r"blocks\.(\d+)\.mlp\.fc(\d)", "block_<1+1>/mlp/dense_<2>"),
+    *layer(r"blocks\.(\d+)\.attn\.proj", "block_<1+1>/attention/out", FROM_HEADS),
+    *layer(r"blocks\.(\d+)\.mlp\.fc(\d)", "block_<1+1>/mlp/dense_<2>", DENSE),
     *_norm("norm", "norm"),
     Rule(r"attn_pool\.latent", "params/pool/query"),
     *_projections(r"attn_pool\.q\.weight", r"attn_pool\.q\.bias", "pool/attention", ("query",)),
     *_projections(r"attn_pool\.kv\.weight", r"attn_pool\.kv\.bias", "pool/attention", ("key", "value")),
-    *_layer(r"attn_pool\.proj", "pool/attention/out", FROM_HEADS),
+    *layer(r"attn_pool\.proj", "pool/attention/out", FROM_HEADS),
     *_norm(r"attn_pool\.norm", "pool/norm"),
-    *_layer(r"attn_pool\.mlp\.fc(\d)", "pool/mlp/dense_<1>"),
-    *_layer("head", "head"),
+    *layer(r"attn_pool\.mlp\.fc(\d)", "pool/mlp/dense_<1>", DENSE),
+    *layer("head", "head", DENSE),
 )
 
 
