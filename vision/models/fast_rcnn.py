@@ -122,28 +122,18 @@ class FastRCNN(nn.Module):
         overlaps = jnp.where(truth["valid"][..., None], jax.vmap(box_ops.pairwise)(truth["boxes"], boxes), 0.0)
         hard = jnp.max(overlaps, axis=1) >= self.background_from
         exists &= hard | ~jnp.any(truth["valid"], axis=1, keepdims=True)
-        # A key for each image, so that its sample does not depend on the others in its batch.
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("sample"), jnp.arange(len(boxes)))
-        draw = functools.partial(
-            rpn.sample,
+        _, _, rois = roi_heads.learn(
+            lambda regions: self._head(maps, regions, train=True),
+            rpn.keys_of_images(self.make_rng("sample"), len(boxes)),
+            boxes,
+            exists,
+            truth,
             num=self.roi_samples,
             positive_fraction=self.roi_positives,
             matching=self.roi_matching,
             weights=self.offset_weights,
         )
-        drawn = jax.vmap(draw)(keys, boxes, exists, truth)
-        classes = jnp.take_along_axis(truth["classes"], drawn.objects, axis=1)
-        labels = jnp.where(drawn.positive, classes + 1, 0)
-        logits, offsets = self._head(maps, drawn.boxes, train=True)
-        return {
-            "logits": logits,
-            "labels": labels,
-            "offsets": jnp.take_along_axis(offsets, labels[..., None, None], axis=2)[:, :, 0],
-            "true_offsets": drawn.offsets,
-            "positive": drawn.positive,
-            "filled": drawn.filled,
-            "boxes": drawn.boxes,
-        }
+        return rois
 
     def _head(self, maps: dict[int, jax.Array], boxes: jax.Array, train: bool) -> tuple[jax.Array, jax.Array]:
         """Logits (B, R, 1 + classes) and offsets (B, R, 1 + classes, 4) of regions (B, R, 4)."""

@@ -158,8 +158,7 @@ class FasterRCNN(nn.Module):
         maps = {stride: maps[stride] for stride in self.strides}  # regions are not read from the extra level
         if train:
             truth = with_a_row(truth)
-            # A key for each image, so that its sample does not depend on the others in its batch.
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(self.make_rng("sample"), jnp.arange(len(image)))
+            keys = rpn.keys_of_images(self.make_rng("sample"), len(image))
             keys = jax.vmap(jax.random.split, out_axes=1)(keys)
             result["rpn"] = self._learn_anchors(keys[0], logits, offsets, anchors, truth, size)
             return result | self._learn_regions(keys[1], maps, proposals, truth, image.shape[1:3])
@@ -206,36 +205,24 @@ class FasterRCNN(nn.Module):
         """What the heads say of R proposals of each image, and the truth.
 
         Returns:
-            `rois`: logits (B, R, 1 + classes), labels (B, R), 0 for the background, positive and filled (B, R),
-            offsets, those of the true class, and true_offsets (B, R, 4), boxes (B, R, 4); for the F proposals that may
-            hold objects, which come first, `masks`: logits and targets (B, F, M, M), and `keypoints`: logits
-            (B, F, K, M * M), targets and valid (B, F, K).
+            `rois`, see `roi_heads.learn`; for the F proposals that may hold objects, which come first, `masks`: logits
+            and targets (B, F, M, M), and `keypoints`: logits (B, F, K, M * M), targets and valid (B, F, K).
         """
         # The true boxes are proposals too, so that the heads see objects from the first step on.
         boxes = jnp.concatenate([proposals.boxes, truth["boxes"]], axis=1)
         exists = jnp.concatenate([proposals.valid, truth["valid"]], axis=1)
-        draw = functools.partial(
-            rpn.sample,
+        drawn, classes, rois = roi_heads.learn(
+            lambda regions: self._box_head(maps, regions, train=True),
+            keys,
+            boxes,
+            exists,
+            truth,
             num=self.roi_samples,
             positive_fraction=self.roi_positives,
             matching=self.roi_matching,
             weights=self.offset_weights,
         )
-        drawn = jax.vmap(draw)(keys, boxes, exists, truth)
-        classes = jnp.take_along_axis(truth["classes"], drawn.objects, axis=1)
-        labels = jnp.where(drawn.positive, classes + 1, 0)
-        logits, offsets = self._box_head(maps, drawn.boxes, train=True)
-        result: dict[str, Any] = {
-            "rois": {
-                "logits": logits,
-                "labels": labels,
-                "offsets": jnp.take_along_axis(offsets, labels[..., None, None], axis=2)[:, :, 0],
-                "true_offsets": drawn.offsets,
-                "positive": drawn.positive,
-                "filled": drawn.filled,
-                "boxes": drawn.boxes,
-            }
-        }
+        result: dict[str, Any] = {"rois": rois}
         foreground = max(int(self.roi_samples * self.roi_positives), 1)
         boxes, objects, classes = (x[:, :foreground] for x in (drawn.boxes, drawn.objects, classes))
         if self.masks:

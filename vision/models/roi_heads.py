@@ -2,13 +2,13 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from vision.models import layers
+from vision.models import layers, rpn
 from vision.models.upsampling import ConvTranspose
 from vision.ops import boxes as box_ops
 from vision.ops import roi
@@ -169,6 +169,45 @@ def features(
         )
         result = jax.vmap(one)(dict(maps), boxes)
     return result.reshape(-1, *result.shape[2:])
+
+
+def learn(
+    head: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    keys: jax.Array,
+    boxes: jax.Array,
+    exists: jax.Array,
+    truth: Mapping[str, jax.Array],
+    **options: Any,
+) -> tuple[rpn.Sample, jax.Array, dict[str, jax.Array]]:
+    """Draws R regions of each image, and compares what the box head says of them with the truth.
+
+    Args:
+        head: regions (B, R, 4) -> logits (B, R, 1 + classes), offsets (B, R, 1 + classes, 4).
+        keys: (B,) of the images.
+        boxes: (B, P, 4) to draw from.
+        exists: (B, P) False for those that are not to be drawn.
+        truth: `boxes` (B, N, 4), `classes` and `valid` (B, N), perhaps `ignored` (B, M, 4).
+        **options: further arguments of `rpn.sample`.
+
+    Returns:
+        The sample; the class of each region's object (B, R); and logits (B, R, 1 + classes), labels (B, R), 0 for the
+        background, positive and filled (B, R), offsets, those of the true class, and true_offsets (B, R, 4), boxes
+        (B, R, 4).
+    """
+    drawn = jax.vmap(functools.partial(rpn.sample, **options))(keys, boxes, exists, truth)
+    classes = jnp.take_along_axis(truth["classes"], drawn.objects, axis=1)
+    labels = jnp.where(drawn.positive, classes + 1, 0)
+    logits, offsets = head(drawn.boxes)
+    compared = {
+        "logits": logits,
+        "labels": labels,
+        "offsets": jnp.take_along_axis(offsets, labels[..., None, None], axis=2)[:, :, 0],
+        "true_offsets": drawn.offsets,
+        "positive": drawn.positive,
+        "filled": drawn.filled,
+        "boxes": drawn.boxes,
+    }
+    return drawn, classes, compared
 
 
 def detect(

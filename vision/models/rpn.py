@@ -117,6 +117,11 @@ def propose(
     return Proposals(jnp.where(filled[:, None], boxes[kept], 0.0), jnp.where(filled, scores, 0.0), filled)
 
 
+def keys_of_images(key: jax.Array, images: int) -> jax.Array:
+    """(B,) a key for each image, so that its sample does not depend on the others in its batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(images))
+
+
 class Sample(NamedTuple):
     """Regions of one image to learn from, those that hold an object first.
 
