@@ -97,6 +97,7 @@ def test_crowds_teach_nothing():
         rcnn.fit([plain._replace(objects=plain.objects[:0])], 2, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CELLS.is_dir(), reason="the micrographs are not there: ../shared/data/bccd")
 def test_it_runs_on_real_images():
     """Six images of blood cells and a network that has learnt nothing: more than chance, with boxes in the image."""

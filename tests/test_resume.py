@@ -218,6 +218,7 @@ def test_killed_between_the_last_checkpoint_and_the_summary(straight, tmp_path):
     assert sorted(os.listdir(workdir / "plots")) == sorted(os.listdir(straight / "plots"))
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_starts_anew(straight, tmp_path):
     workdir = copy(straight, tmp_path)
     shutil.rmtree(workdir / "checkpoints")
@@ -235,6 +236,7 @@ def test_checkpoints_of_another_network_are_refused(straight, tmp_path):
     assert f"error: {error.value}" in (workdir / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_an_owed_evaluation_is_paid_even_by_processes_that_die_of_it(straight, tmp_path, monkeypatch):
     """Stopped where an evaluation is due; two processes pay for it and die before they save; the next goes through."""
     workdir, due = tmp_path / "owed", 7
@@ -260,13 +262,13 @@ def test_an_owed_evaluation_is_paid_even_by_processes_that_die_of_it(straight, t
     assert load(workdir, "best").step == json.loads((workdir / "summary.json").read_text())["best"]["step"]
 
 
-def test_data_that_changed_in_between_are_noticed(tmp_path):
-    fit(config(train__steps=3), tmp_path)
-    with pytest.raises(UsageError, match=r"The data are not those of the checkpoint of step 3: examples differ"):
+def test_data_that_changed_in_between_are_noticed(straight, tmp_path):
+    workdir = copy(straight, tmp_path)
+    with pytest.raises(UsageError, match=rf"The data are not those of the checkpoint of step {STEPS}: examples differ"):
         # The split has the same name and another length: as if images had come or gone.
-        made = config(train__steps=5, data__eval__test__split="test[:50]")
+        made = config(train__steps=STEPS + 2)
         made.data.eval.test.split = "test[:40]"
-        stored = configs.load(str(tmp_path / "config.json"))
+        stored = configs.load(str(workdir / "config.json"))
         stored.data.eval.test.split = "test[:40]"
-        (tmp_path / "config.json").write_text(configs.to_json(stored))
-        fit(made, tmp_path)
+        (workdir / "config.json").write_text(configs.to_json(stored))
+        fit(made, workdir)

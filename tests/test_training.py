@@ -114,7 +114,10 @@ def test_the_terminal_shows_what_the_log_has(tmp_path):
         assert expected in shown
 
 
-@pytest.mark.parametrize(("key", "value", "steps"), [("steps", 3, 3), ("epochs", 0.4, 3), ("examples", 9, 2)])
+@pytest.mark.parametrize(
+    ("key", "value", "steps"),
+    [pytest.param("steps", 3, 3, marks=pytest.mark.slow), ("epochs", 0.4, 3), ("examples", 9, 2)],
+)
 def test_lengths(tmp_path, key, value, steps):
     assert vision.fit(small(**{f"train__{key}": value}), tmp_path).step == steps
 

@@ -113,6 +113,7 @@ def test_one_digit():
         assert record["label"] == record["classes"][0] == source.labels[index]
 
 
+@pytest.mark.slow
 def test_worker_processes_read_scenes():
     sources = dict(annotations="masks")
     here, there = (
@@ -146,6 +147,7 @@ assert "tensorflow" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_processes_that_start_at_once_do_not_corrupt_it(tmp_path, monkeypatch):
     python_path = str(pathlib.Path(vision.data.__file__).parents[2])
     environment = {**os.environ, "TFDS_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": python_path}

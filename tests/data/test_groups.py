@@ -124,7 +124,7 @@ def test_hosts_make_up_the_same_global_batches(host_count):
         assert_same({name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, whole.batch(step))
 
 
-@pytest.mark.parametrize("options", [{"threads": 3}, {"workers": 2}])
+@pytest.mark.parametrize("options", [{"threads": 3}, pytest.param({"workers": 2}, marks=pytest.mark.slow)])
 def test_threads_and_workers_change_nothing(options):
     expected = list(opened(prefetch=0).batches())
     for one, other in zip(opened(**options).batches(), expected, strict=True):

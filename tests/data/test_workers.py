@@ -107,6 +107,7 @@ def test_workers_leave_a_signal_to_all_processes_to_their_parent(tmp_path):
     assert (output, parent.returncode) == ("2 50 [False, False]\n", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes as Linux shows them")
 def test_workers_end_with_a_killed_parent(tmp_path):
     script = tmp_path / "script.py"

@@ -192,7 +192,9 @@ def test_nothing_is_left_of_a_run_that_was_never_started(ended, prepared):
     assert not (prepared.folder / f"runs/wrong {number}").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict"])
+@pytest.mark.parametrize(
+    "command", ["train", *(pytest.param(name, marks=pytest.mark.slow) for name in ("evaluate", "predict"))]
+)
 def test_debug_shows_the_traceback(launcher, command):
     arguments = {"train": ["--config=none.py"]}.get(
         command, ["--workdir=none", "--images=none"][: 1 + (command == "predict")]

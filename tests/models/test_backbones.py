@@ -74,19 +74,26 @@ def test_padding_mirrors():
     assert backbones.pad_to_multiple(image, 1) is image
 
 
-def test_dilated_stages_see_what_strided_ones_see():
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"block": "bottleneck"},
+        pytest.param({"block": "basic"}, marks=pytest.mark.slow),
+        pytest.param({"block": "bottleneck", "stride_first": True}, marks=pytest.mark.slow),
+    ],
+)
+def test_dilated_stages_see_what_strided_ones_see(form):
     """Without its stride, a dilated ResNet computes the strided one's map at every place: every second is the same."""
     fields = {"num_classes": None, "stage_sizes": (1, 2, 2), "width": 4}
     image = random(1, 64, 64, 3)
-    for form in ({"block": "basic"}, {"block": "bottleneck"}, {"block": "bottleneck", "stride_first": True}):
-        strided = models.create("resnet", **form, **fields)
-        dilated = strided.clone(dilate=(False, True))
-        variables = jax.tree.map(
-            lambda x: np.abs(random(*x.shape)) * 0.1 + 0.1, models.variable_shapes(strided, (64, 64, 3))
-        )
-        coarse, fine = (jax.jit(network.apply)(variables, image) for network in (strided, dilated))
-        assert sorted(fine["features"]) == [4, 8] and [x.shape[1] for x in fine["stages"]] == [16, 8, 8]
-        np.testing.assert_array_equal(fine["features"][8], fine["stages"][2])
-        np.testing.assert_allclose(fine["stages"][2][:, ::2, ::2], coarse["stages"][2], rtol=1e-4)
+    strided = models.create("resnet", **form, **fields)
+    dilated = strided.clone(dilate=(False, True))
+    variables = jax.tree.map(
+        lambda x: np.abs(random(*x.shape)) * 0.1 + 0.1, models.variable_shapes(strided, (64, 64, 3))
+    )
+    coarse, fine = (jax.jit(network.apply)(variables, image) for network in (strided, dilated))
+    assert sorted(fine["features"]) == [4, 8] and [x.shape[1] for x in fine["stages"]] == [16, 8, 8]
+    np.testing.assert_array_equal(fine["features"][8], fine["stages"][2])
+    np.testing.assert_allclose(fine["stages"][2][:, ::2, ::2], coarse["stages"][2], rtol=1e-4)
     with pytest.raises(UsageError, match="dilate has one value for each of the 3 stages but the first"):
         models.variable_shapes(strided.clone(dilate=(True,)), (64, 64, 3))

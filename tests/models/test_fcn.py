@@ -125,7 +125,12 @@ def test_scores_on_any_network():
 
 @pytest.mark.parametrize(
     "backbone, strides",
-    [("resnet18", (8, 16, 32)), ("densenet121", (4, 8, 16, 32)), ("vit_ti16", (16,)), ("vgg11_bn", (1, 2, 32))],
+    [
+        ("resnet18", (8, 16, 32)),
+        pytest.param("densenet121", (4, 8, 16, 32), marks=pytest.mark.slow),
+        ("vit_ti16", (16,)),
+        ("vgg11_bn", (1, 2, 32)),
+    ],
 )
 def test_backbones(backbone, strides):
     model = models.create("fcn", 5, backbone=backbone, strides=strides)

@@ -30,7 +30,7 @@ def small(**arguments):
     "name, width, encoder, whole",
     [
         ("mae_vit_base_patch16", 768, 85_798_656, 111_907_840),
-        ("mae_vit_large_patch16", 1024, 303_301_632, None),
+        pytest.param("mae_vit_large_patch16", 1024, 303_301_632, None, marks=pytest.mark.slow),
     ],
 )
 def test_published_parameter_counts(name, width, encoder, whole):

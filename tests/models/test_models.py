@@ -59,7 +59,12 @@ def small(name, dtype="float32"):
     return model, variables, jax.random.uniform(jax.random.key(1), (4, 16, 16, 3))
 
 
-@pytest.mark.parametrize("name", IMAGENET)
+DEEPEST = ("resnet101", "resnet152", "vit_l16", "vit_l32")  # one more of a kind that is tested without them
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in DEEPEST else name for name in IMAGENET]
+)
 def test_published_parameter_counts(name):
     assert parameters(models.create(name, 1000), 224, 224, 3) == IMAGENET[name]
 

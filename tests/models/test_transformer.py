@@ -151,6 +151,7 @@ def test_one_embedding_reads_and_writes():
     np.testing.assert_allclose(embedded, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_scan_is_a_way_to_compile():
     model, variables, source, target = small(norm_first=True)
     stacked = {**variables["params"]} | {n: stack_blocks(variables["params"][n]) for n in ("encoder", "decoder")}

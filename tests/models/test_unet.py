@@ -77,7 +77,7 @@ def test_fixed_upsampling(upsampling):
     "backbone, strides",
     [
         ("resnet18", (4, 8, 16, 32)),
-        ("densenet121", (8, 16)),
+        pytest.param("densenet121", (8, 16), marks=pytest.mark.slow),
         ("vgg11_bn", (1, 2, 4, 8, 16)),
         ("vit_ti16", (16,)),
         ({"name": "vit", "patch_size": 14, "depth": 1}, (14,)),

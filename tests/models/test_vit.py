@@ -102,7 +102,7 @@ def test_attention_pooling_weighs_the_patches():
     np.testing.assert_allclose(result["pooled"], expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_scan_is_a_way_to_compile(remat):
     model, variables, image = small()
     scanned = model.clone(scan=True, remat=remat)
@@ -195,6 +195,7 @@ def test_attention_dropout_only_while_training():
     np.testing.assert_allclose(model.apply(variables, image)["pooled"], small()[0].apply(variables, image)["pooled"])
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     model, variables, image = small()
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -115,7 +116,9 @@ def test_the_reference_can_fail():
 
 
 @given(batch_size=st.integers(1, 2 * EXAMPLES))
-@settings(max_examples=15, deadline=None)
+@hypothesis.example(1)
+@hypothesis.example(EXAMPLES)
+@settings(max_examples=5, deadline=None)  # a program is compiled for each
 def test_any_batch_size_equals_scikit_learn(batch_size):
     assert_equal(values(evaluated(opened(batch_size))), expected())
 
@@ -348,6 +351,7 @@ def main():
     print(json.dumps(found))
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_scikit_learn():
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES}",

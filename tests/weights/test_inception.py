@@ -37,8 +37,8 @@ def names_of(rules, path):
         ("torchvision", "googlenet"),
         ("torchvision", "inception_v3"),
         ("torchvision", "densenet121"),
-        ("torchvision", "densenet161"),
-        ("timm", "inception_resnet_v2"),
+        pytest.param("torchvision", "densenet161", marks=pytest.mark.slow),
+        pytest.param("timm", "inception_resnet_v2", marks=pytest.mark.slow),
     ],
 )
 def test_every_tensor_has_its_place(source, name):
@@ -56,6 +56,7 @@ def test_every_tensor_has_its_place(source, name):
     assert sorted(filled) == sorted(shapes)
 
 
+@pytest.mark.slow
 def test_names_of_inception_v4():
     """No reference has these: names and shapes as timm's network declares them."""
     model = inception.VARIANTS["inception_v4"]()

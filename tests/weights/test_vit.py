@@ -59,8 +59,15 @@ class FlaxViT(nn.Module):
         return nn.Dense(3, name="head")(FlaxPool(name="MAPHead_0")(x) if self.attention_pool else x[:, 0])
 
 
-@pytest.mark.parametrize("pool", ["token", "attention"])
-@pytest.mark.parametrize("numbers", ["by kind", "through"])
+@pytest.mark.parametrize(
+    "numbers, pool",
+    [
+        ("by kind", "token"),
+        ("through", "attention"),
+        pytest.param("by kind", "attention", marks=pytest.mark.slow),
+        pytest.param("through", "token", marks=pytest.mark.slow),
+    ],
+)
 def test_files_of_flax(pool, numbers):
     image = jax.random.normal(jax.random.key(0), (2, 12, 12, 3))
     theirs = FlaxViT(pool == "attention")
