@@ -14,7 +14,7 @@ os.environ["XDG_CACHE_HOME"] = str(_FOLDER / "cache")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_FOLDER / "cache" / "jax")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
 # Tests compile much and compute little. Later versions know no such emitters, and stop at the name.
-_QUICKLY = ["--xla_backend_optimization_level=1"]
+_QUICKLY = ["--xla_backend_optimization_level=0"]
 if importlib.metadata.version("jaxlib") < "0.11":
     _QUICKLY.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_QUICKLY))
