@@ -13,7 +13,14 @@ from vision.errors import UsageError
 def file(tmp_path_factory):
     """A ResNet-18 with random weights under torchvision's names, and the same variables in our form."""
     model = models.create("resnet18", 1000)
-    variables = models.initialize(model, jax.random.key(0), (64, 64, 3))
+    random = np.random.default_rng(0)
+
+    def value(path, leaf):  # as a new network's are, but for the compiling
+        if leaf.ndim > 1:
+            return random.standard_normal(leaf.shape, np.float32) * np.float32((2 / np.prod(leaf.shape[:-1])) ** 0.5)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    variables = jax.tree.map_with_path(value, models.variable_shapes(model, (64, 64, 3)))
     path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
     weights.save(path, model, variables, format="torchvision")
     return path, model, variables

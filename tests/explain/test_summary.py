@@ -151,7 +151,7 @@ def test_receptive_fields_are_those_of_the_gradient():
     def place(image):
         return model.apply(variables, image)["features"][2][0, 12, 12].sum()
 
-    seen = np.abs(jax.grad(place)(jnp.ones((1, 48, 48, 3)))).sum((0, 3)) > 0
+    seen = np.abs(jax.jit(jax.grad(place))(jnp.ones((1, 48, 48, 3)))).sum((0, 3)) > 0
     assert (np.ptp(np.flatnonzero(seen.any(1))) + 1, np.ptp(np.flatnonzero(seen.any(0))) + 1) == (size, size)
     assert stride == (2, 2)
 

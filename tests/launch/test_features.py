@@ -6,12 +6,29 @@ import pytest
 import vision
 from vision.data import digits
 
+RUN = "--workdir=runs/digits-mlp"
+MISTAKES = [
+    ([RUN, "--probe=forest"], "--probe: unknown probe 'forest'"),
+    ([RUN, "--output=pooling"], "--output: unknown output of the network 'pooling'; did you mean 'pooled'?"),
+    ([RUN, "--out=features.csv"], "features are written as .npz"),
+    ([RUN, "--config=configs/digits.py"], "give one of the two"),
+    (["--config=configs/digits.py"], "config.init.weights is not set"),
+    ([RUN, "--config.seed=1"], "a run has the config it was trained with"),
+    ([], "--workdir is missing"),
+]
+
 
 @pytest.fixture(scope="module")
-def written(launcher, trained):
+def finished(launcher, trained):
+    """The command with both probes, and with wrong arguments, in one process."""
     assert trained.code == 0, trained.err
-    probes = ("--probe=logistic", "--probe=knn")
-    return launcher.run("features", "--workdir=runs/digits-mlp", "--out=out/digits.npz", "--output=logits", *probes)
+    right = [RUN, "--out=out/digits.npz", "--output=logits", "--probe=logistic", "--probe=knn"]
+    return launcher.run_many("features", [right, *(arguments for arguments, _ in MISTAKES)])
+
+
+@pytest.fixture(scope="module")
+def written(finished):
+    return finished[0]
 
 
 def test_features_are_those_of_the_network_in_the_order_of_the_data(launcher, written):
@@ -34,16 +51,6 @@ def test_probes_learn_from_them(written):
     assert float(rows["logistic"][1]) > 0.8 and float(rows["knn"][1]) > 0.8
 
 
-def test_errors(launcher, trained):
-    run = "--workdir=runs/digits-mlp"
-    arguments = [
-        ([run, "--probe=forest"], "--probe: unknown probe 'forest'"),
-        ([run, "--output=pooling"], "--output: unknown output of the network 'pooling'; did you mean 'pooled'?"),
-        ([run, "--out=features.csv"], "features are written as .npz"),
-        ([run, "--config=configs/digits.py"], "give one of the two"),
-        (["--config=configs/digits.py"], "config.init.weights is not set"),
-        ([run, "--config.seed=1"], "a run has the config it was trained with"),
-        ([], "--workdir is missing"),
-    ]
-    for done, (_, message) in zip(launcher.run_many("features", [a for a, _ in arguments]), arguments, strict=True):
+def test_errors(finished):
+    for done, (_, message) in zip(finished[1:], MISTAKES, strict=True):
         assert done.code == 1 and message in done.err and "Traceback" not in done.err

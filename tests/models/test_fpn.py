@@ -96,7 +96,7 @@ def test_simple_pyramid_of_one_map():
     """A plain transformer's map of stride 16 gives strides 4 to 32, and 64 by pooling."""
     features = {16: jnp.zeros((1, 4, 6, 8))}
     module = fpn.SimplePyramid(channels=4)
-    levels = module.apply(initialized(module, features), features)
+    levels = jax.eval_shape(module.apply, shapes(module, features), features)
     assert {stride: x.shape for stride, x in levels.items()} == {
         4: (1, 16, 24, 4),
         8: (1, 8, 12, 4),

@@ -16,23 +16,27 @@ from vision.models.transformer import stack_blocks, unstack_blocks
 @functools.cache
 def small(**arguments):
     model = models.create("vit", 3, variant="Ti", patch_size=4, width=16, depth=2, heads=2, **arguments)
-    variables = models.initialize(model, jax.random.key(0), (8, 12, 3))
-    return model, variables, jax.random.normal(jax.random.key(1), (2, 8, 12, 3))
+    random = np.random.default_rng(0)  # takes no compiling
+    scaled = lambda shape: random.standard_normal(shape) / max(np.prod(shape[:-1]), 1) ** 0.5  # noqa: E731
+    shapes = models.variable_shapes(model, (8, 12, 3))
+    variables = jax.tree.map(lambda leaf: jnp.asarray(scaled(leaf.shape), jnp.float32), shapes)
+    return model, variables, random.standard_normal((2, 8, 12, 3), np.float32)
 
 
 @pytest.mark.parametrize("pool", ["token", "average"])
 def test_kept_patches_are_all_that_is_read(pool):
     model, variables, image = small(pool=pool)
     first = int(pool == "token")
-    every = model.apply(variables, image, kept=jnp.tile(jnp.arange(6), (2, 1)))
-    whole = model.apply(variables, image)
+    every = jax.jit(model.apply)(variables, image, kept=np.tile(np.arange(6), (2, 1)))
+    whole = jax.jit(model.apply)(variables, image)
     assert 4 not in every["features"] and every["tokens"].shape == (2, 6 + first, 16)
     np.testing.assert_allclose(every["tokens"], whole["tokens"], atol=1e-5)
     np.testing.assert_array_equal(whole["tokens"][:, first:].reshape(2, 2, 3, 16), whole["features"][4])
-    kept = jnp.array([[4, 1], [0, 5]])  # patch 4 is row 1, column 1
+    kept = np.array([[4, 1], [0, 5]])  # patch 4 is row 1, column 1
     apply = jax.jit(lambda image: model.apply(variables, image, kept=kept)["tokens"])
-    hidden = jnp.ones((2, 2, 3)).at[0, 1, 1].set(0).at[0, 0, 1].set(0).at[1, 0, 0].set(0).at[1, 1, 2].set(0)
-    hidden = jnp.repeat(jnp.repeat(hidden, 4, 1), 4, 2)[..., None]
+    hidden = np.ones((2, 2, 3), np.float32)
+    hidden[[0, 0, 1, 1], [1, 0, 0, 1], [1, 1, 0, 2]] = 0
+    hidden = hidden.repeat(4, axis=1).repeat(4, axis=2)[..., None]
     np.testing.assert_array_equal(apply(image + hidden), apply(image))
     assert not np.allclose(apply(image + 1 - hidden), apply(image))
 
@@ -41,7 +45,7 @@ def test_kept_patches_are_all_that_is_read(pool):
 @pytest.mark.parametrize("positions", ["learned", "sincos"])
 def test_tokens(pool, tokens, positions):
     model, variables, image = small(pool=pool, positions=positions)
-    outputs = model.apply(variables, image)
+    outputs = jax.device_get(jax.jit(model.apply)(variables, image))
     assert outputs["features"][4].shape == (2, 2, 3, 16) and outputs["pooled"].shape == (2, 16)
     assert [weights.shape for weights in outputs["attention"]] == [(2, 2, tokens, tokens)] * 2
     np.testing.assert_allclose(outputs["attention"][0].sum(-1), 1, rtol=1e-5)
@@ -53,9 +57,9 @@ def test_tokens(pool, tokens, positions):
 
 def test_self_attention_equals_numpy():
     layer = transformer.Attention(heads=2)
-    x = jax.random.normal(jax.random.key(0), (3, 5, 8))
-    variables = layer.init(jax.random.key(1), x, x)
-    given, weights = layer.apply(variables, x, x)
+    x = np.random.default_rng(0).standard_normal((3, 5, 8), np.float32)
+    variables = jax.jit(layer.init)(jax.random.key(1), x, x)
+    given, weights = jax.jit(layer.apply)(variables, x, x)
     p = jax.tree.map(np.asarray, variables["params"])
     for example in range(3):
         result = np.zeros((5, 8))
@@ -94,7 +98,7 @@ def test_attention_pooling_weighs_the_patches():
     # With a query of zero and no biases each patch weighs the same: what is pooled is their average, projected.
     pool = jax.tree.map(jnp.zeros_like, params["pool"])
     for name in ("value", "out"):
-        pool["attention"][name] = params["pool"]["attention"][name]
+        pool["attention"][name]["kernel"] = params["pool"]["attention"][name]["kernel"]
     result = apply({"params": {**params, "pool": pool}}, image)
     patches = np.asarray(result["features"][4]).reshape(2, 6, 16)
     value, out = (np.asarray(pool["attention"][name]["kernel"]) for name in ("value", "out"))
@@ -168,10 +172,11 @@ def test_bicubic_resampling_equals_keys_1981():
 def test_without_positions_patches_are_a_set():
     model, variables, image = small()
     params = {**variables["params"], "positions": jnp.zeros_like(variables["params"]["positions"])}
-    rolled = jnp.roll(image, 4, axis=2)  # by one patch
-    given, expected = (model.apply({"params": params}, x) for x in (rolled, image))
+    rolled = np.roll(image, 4, axis=2)  # by one patch
+    apply = jax.jit(model.apply)
+    given, expected = (jax.device_get(apply({"params": params}, x)) for x in (rolled, image))
     np.testing.assert_allclose(given["pooled"], expected["pooled"], atol=1e-5)
-    np.testing.assert_allclose(given["features"][4], jnp.roll(expected["features"][4], 1, axis=2), atol=1e-5)
+    np.testing.assert_allclose(given["features"][4], np.roll(expected["features"][4], 1, axis=2), atol=1e-5)
 
 
 def test_sincos_positions_know_offsets_only():
@@ -189,10 +194,12 @@ def test_sincos_positions_know_offsets_only():
 
 def test_attention_dropout_only_while_training():
     model, variables, image = small(attention_dropout=0.5)
-    train = lambda seed: model.apply(variables, image, train=True, rngs={"dropout": jax.random.key(seed)})["pooled"]  # noqa: E731
-    assert not np.allclose(train(0), train(1))
-    np.testing.assert_array_equal(train(0), train(0))
-    np.testing.assert_allclose(model.apply(variables, image)["pooled"], small()[0].apply(variables, image)["pooled"])
+    train = jax.jit(lambda key: model.apply(variables, image, train=True, rngs={"dropout": key})["pooled"])
+    first, again, other = (train(jax.random.key(seed)) for seed in (0, 0, 1))
+    assert not np.allclose(first, other)
+    np.testing.assert_array_equal(first, again)
+    given, expected = (jax.jit(network.apply)(variables, image)["pooled"] for network in (model, small()[0]))
+    np.testing.assert_allclose(given, expected)
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Frozen parameters in a step: they stay, their batch norms stand still, and no gradient is computed for them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +57,7 @@ def test_only_what_is_not_frozen_changes(variables):
 def test_a_frozen_network_gives_the_features_of_evaluation_while_training(variables):
     """The loss of the step is that of the evaluated network, and the head's gradient that of logistic regression."""
     after, metrics = steps(variables, ((r"(?!head/).*", {"freeze": True}),), count=1)
-    outputs = MODEL.apply(variables, DATA["image"], train=False)
+    outputs = jax.jit(functools.partial(MODEL.apply, train=False))(variables, DATA["image"])
     loss = optax.softmax_cross_entropy_with_integer_labels(outputs["logits"], DATA["label"]).mean()
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
     error = jax.nn.softmax(outputs["logits"]) - jax.nn.one_hot(DATA["label"], 3)
@@ -69,7 +71,8 @@ def test_a_frozen_network_gives_the_features_of_evaluation_while_training(variab
 
 def test_without_frozen_parameters_batch_norm_uses_the_batch(variables):
     after, metrics = steps(variables, (), count=1)
-    outputs, _ = MODEL.apply(variables, DATA["image"], train=True, mutable=["batch_stats"])
+    apply = functools.partial(MODEL.apply, train=True, mutable=["batch_stats"])
+    outputs, _ = jax.jit(apply)(variables, DATA["image"])
     loss = optax.softmax_cross_entropy_with_integer_labels(outputs["logits"], DATA["label"]).mean()
     assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
     assert changed(variables["batch_stats"], after.model_state["batch_stats"]) == {"stem", "stage_1", "stage_2"}

@@ -11,8 +11,9 @@ from vision.models.resnet_v2 import ResNetV2
 
 def test_names_of_big_transfer():
     model = ResNetV2(num_classes=3, stage_sizes=(1, 2), width=32)
-    variables = models.initialize(model, jax.random.key(0), (32, 32, 3))
-    variables = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(jax.random.key(1), leaf.shape), variables)
+    random = np.random.default_rng(0)
+    shapes = models.variable_shapes(model, (32, 32, 3))
+    variables = jax.tree.map(lambda leaf: random.standard_normal(leaf.shape, np.float32), shapes)
     timm = weights.to_state_dict(model, variables, "timm")
     assert timm["stages.1.blocks.0.downsample.conv.weight"].shape == (256, 128, 1, 1)
     assert timm["head.fc.weight"].shape == (3, 256, 1, 1)

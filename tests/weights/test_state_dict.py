@@ -15,18 +15,22 @@ from vision.models.vit import resample_positions
 SIZE = (32, 32)
 
 
+def random_variables(model, size):
+    random = np.random.default_rng(0)
+    shapes = models.variable_shapes(model, (*size, 3))
+    return jax.tree.map(lambda leaf: jnp.asarray(random.standard_normal(leaf.shape), jnp.float32), shapes)
+
+
 @functools.cache
 def resnet(num_classes=5):
     model = models.create("resnet", num_classes, stage_sizes=(1, 1), width=4, block="bottleneck")
-    return model, models.initialize(model, jax.random.key(1), (*SIZE, 3))
+    return model, random_variables(model, SIZE)
 
 
 @functools.cache
 def vit(side=32, **arguments):
     model = models.create("vit", 5, width=8, depth=2, heads=2, patch_size=8, **arguments)
-    variables = models.initialize(model, jax.random.key(1), (side, side, 3))
-    rng = np.random.default_rng(0)  # a new head is zero, and so is the class token
-    return model, jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), jnp.float32), variables)
+    return model, random_variables(model, (side, side))
 
 
 def load(model, state_dict, **options):
