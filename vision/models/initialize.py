@@ -24,9 +24,14 @@ def initialize(model: nn.Module, key: jax.Array, image_shape: tuple[int, ...], *
     Returns:
         {"params": ..., "batch_stats": ...}: float32 arrays on the default device.
     """
+    return compute(_init(model, image_shape, inputs), key)
+
+
+def compute(init: Callable[[jax.Array], Any], key: jax.Array) -> Any:
+    """`init(key)`, always compiled in one way: other levels of optimisation round the same numbers differently."""
     # Nearly all the time goes to LLVM: ResNet-18 took 3.6 s to compile at its usual level and 1.6 s at this one.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(_init(model, image_shape, inputs)).lower(key).compile(compiler_options=options)(key)
+    return jax.jit(init).lower(key).compile(compiler_options=options)(key)
 
 
 def variable_shapes(model: nn.Module, image_shape: tuple[int, ...], **inputs: Any) -> dict[str, Any]:

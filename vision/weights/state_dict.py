@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from vision.errors import UsageError
 from vision.models import variable_shapes
+from vision.models.initialize import compute
 from vision.models.transformer import stack_blocks, unstack_blocks
 from vision.weights.positions import fit
 from vision.weights.rules import Rule, our_path, their_name
@@ -218,12 +219,11 @@ def _splits_into(shape: tuple[int, ...], finer: tuple[int, ...]) -> bool:
 def _fresh(model: nn.Module, paths: Sequence[str], key: jax.Array, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """The first values of these variables; the compiler drops all that they do not need, the network included."""
 
-    @jax.jit
-    def init(key):
+    def init(key: jax.Array) -> dict[str, Any]:
         variables = flatten_dict(model.init(key, jnp.zeros((1, *image_shape)), train=False), sep="/")
         return {path: variables[path] for path in paths}
 
-    return init(key)
+    return compute(init, key)
 
 
 def _check_expressions(**options: Sequence[str]) -> None:
