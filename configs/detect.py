@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vision.errors import pick
 
 RESNET = dict(name="resnet", width=16, stage_sizes=(2, 2, 2))  # features of strides 4, 8 and 16
-ANCHORS = ((12, 14), (14, 20), (20, 18), (17, 26), (25, 26), (24, 36), (36, 34), (33, 48), (48, 52))
+ANCHORS = ((14, 17), (18, 24), (24, 30), (28, 36), (36, 36), (36, 48))
 
 TWO_STAGE = dict(
     backbone=RESNET,
@@ -44,9 +44,9 @@ NETWORKS = {
             scales=(0.14, 0.22, 0.35, 0.5),
             aspect_ratios=((1.6,),),
         ),
-        "ssd",
+        dict(name="ssd"),
         3e-3,
-        20,
+        30,
     ),
     "yolo": (
         dict(
@@ -58,15 +58,15 @@ NETWORKS = {
             hidden=(),
             batch_norm=True,
         ),
-        "yolov1",
+        dict(name="yolov1"),
         3e-3,
         20,
     ),
     "yolov3": (
-        dict(name="yolov3", backbone=RESNET, strides=(4, 8, 16), anchors=ANCHORS, width=16),
-        "yolov3",
-        3e-3,
-        20,
+        dict(name="yolov3", backbone=RESNET, strides=(8, 16), anchors=ANCHORS, width=32),
+        dict(name="yolov3", box_weight=0.5, class_weight=3.0),  # one anchor of an object learns its class: few examples
+        4e-3,
+        45,
     ),
     "retinanet": (
         dict(
@@ -81,12 +81,17 @@ NETWORKS = {
             scales=(1.0, 2**0.5),
             aspect_ratios=(1.0, 1.7),
         ),
-        "retinanet",
-        3e-3,
+        dict(name="retinanet"),
+        4e-3,
+        30,
+    ),
+    "faster_rcnn": (dict(name="faster_rcnn", **TWO_STAGE), dict(name="rcnn"), 2e-3, 30),
+    "mask_rcnn": (
+        dict(name="mask_rcnn", mask_size=7, mask_convolutions=(32, 32), **TWO_STAGE),
+        dict(name="rcnn"),
+        2e-3,
         20,
     ),
-    "faster_rcnn": (dict(name="faster_rcnn", **TWO_STAGE), "rcnn", 2e-3, 20),
-    "mask_rcnn": (dict(name="mask_rcnn", mask_convolutions=(32, 32), **TWO_STAGE), "rcnn", 2e-3, 20),
 }
 # Digits have no mirror image; boxes and masks move with the image.
 AUGMENT = "|scale(0.8, 1.25)|translate(0.1)|brightness(0.2)|contrast(0.2)|saturation(0.3)"
@@ -103,10 +108,10 @@ def get_config(network: str = "faster_rcnn"):
     config = ConfigDict()
     config.seed = 0
     config.model = model
-    config.task = dict(name=task)
+    config.task = task
     config.data = dict(
         preprocess=dict(name="standardize"),
-        train=dict(name="digit_scenes", source=source, split="train", batch_size=16, transforms=f"decode{AUGMENT}"),
+        train=dict(name="digit_scenes", source=source, split="train", batch_size=8, transforms=f"decode{AUGMENT}"),
         eval=dict(test=dict(name="digit_scenes", source=source, split="test", batch_size=50, transforms="decode")),
     )
     config.optimizer = dict(

@@ -11,7 +11,7 @@ from absl import app, flags, logging
 
 import vision
 from vision.config import split_overrides
-from vision.errors import UsageError
+from vision.errors import UsageError, nearest
 
 DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -30,6 +30,8 @@ def run(main: Main) -> None:
             others, found = split_overrides(argv)
             overrides.update(found)
             return flags.FLAGS(others)
+        except flags.UnrecognizedFlagError as error:
+            _fail(_unknown_flag(error))
         except (UsageError, flags.Error) as error:
             _fail(str(error))
 
@@ -92,6 +94,14 @@ def open_run(workdir: str | None, checkpoint: str, config: str | None, overrides
     if not workdir:
         raise UsageError("--workdir is missing, as in --workdir=runs/a.")
     return load(workdir, checkpoint)
+
+
+def _unknown_flag(error: flags.UnrecognizedFlagError) -> str:
+    """What absl says, and where a key of the config was meant, as --confg.seed=1, how that is written."""
+    head, _, key = error.flagname.partition(".")
+    if key and nearest(head, ["config"]):
+        return f"unknown flag --{error.flagname}; did you mean --config.{key}?"
+    return str(error)
 
 
 def _is_for_the_user(record: LogRecord) -> bool:

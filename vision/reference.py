@@ -26,11 +26,16 @@ def explain(config: ConfigDict, width: int = 110) -> str:
         name = section.values.get("name") if section.path != "config" else None
         lines.append(f"{section.path}   ({file.relative_to(package)})")
         if name and "name" not in section.keys:
-            lines.append(f"  --{section.path}.name={name!r}   [{' or '.join(map(repr, section.names))}]")
+            lines.append(f"  --{section.path}.name={name!r}   [str]")
+            lines += _paragraph(f"one of {', '.join(section.names)}.", width)
         for key, description in section.keys.items():
             value = freeze(section.values.get(key))
             lines.append(f"  --{section.path}.{key}={value!r}   [{schema.type_name(description.type)}]")
             if description.meaning:
-                lines += textwrap.wrap(description.meaning, width, initial_indent="      ", subsequent_indent="      ")
+                lines += _paragraph(description.meaning, width)
         lines.append("")
     return "\n".join(lines)
+
+
+def _paragraph(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, initial_indent="      ", subsequent_indent="      ")

@@ -85,6 +85,7 @@ TRAIN = {
     "no config file": (["--config=notes.txt"], "--config=notes.txt: expected a config file"),
     "no config": (["--config="], "--config is missing"),
     "misspelled flag": (["--wrkdir=x"], "Unknown command line flag 'wrkdir'. Did you mean: workdir"),
+    "a misspelled config": (["--confg.seed=1"], "unknown flag --confg.seed; did you mean --config.seed?"),
     "a key without a value": (["--config.seed"], "--config.seed: expected a value"),
     "a stray argument": (["configs/digits.py"], "unexpected argument 'configs/digits.py'"),
     "no steps to profile": (["--profile=5:3"], "--profile=5:3: expected START:STOP"),

@@ -208,6 +208,14 @@ def test_v3_loss_and_its_gradient(seed, size):
             np.testing.assert_allclose(slopes[name], value, atol=1e-5, err_msg=name)
 
 
+def test_v3_weights_of_the_terms():
+    batch, outputs = scene(1), v3_outputs(1)
+    weights = {"box": 0.5, "objectness": 1.0, "class": 3.0}
+    means, _, _ = compiled("yolov3", box_weight=weights["box"], class_weight=weights["class"])(outputs, batch)
+    for name, value in v3_loss(outputs, batch)[0].items():
+        np.testing.assert_allclose(means[name], weights[name] * value, rtol=1e-4, err_msg=name)
+
+
 def test_v3_objects_that_share_an_anchor():
     """The last one's box, the classes of both."""
     batch = scene(0, (2, 0, 0))
@@ -380,6 +388,7 @@ def test_detections_end_where_images_end(name):
     "name, arguments, message",
     [
         ("yolov1", {"lambda_coord": -1.0}, "config.task.lambda_coord: expected a weight of 0 or more, given -1.0"),
+        ("yolov3", {"class_weight": -2.0}, "config.task.class_weight: expected a weight of 0 or more, given -2.0"),
         ("yolov1", {"lamda_noobj": 1.0}, "did you mean 'lambda_noobj'"),
         ("yolov3", {"ignore_threshold": 1.5}, "config.task.ignore_threshold: expected a number from 0 to 1"),
         ("yolov3", {"box_loss": "iou"}, "config.task.box_loss: expected 'offsets' or 'giou' or 'diou' or 'ciou'"),

@@ -144,6 +144,7 @@ def yolov3(
     class_names: tuple[str, ...] = (),
     box_loss: BoxLoss = "offsets",
     box_weight: float = 1.0,
+    class_weight: float = 1.0,
     ignore_threshold: float = 0.5,
     score_threshold: float = 0.001,
     candidates: int = 1000,
@@ -164,13 +165,14 @@ def yolov3(
             of the sides, times 2 less the object's share of the image; its gradient, the difference to the prediction,
             is that of section 2.1 and the authors' code. "giou", "diou" or "ciou": 1 less that of the boxes.
         box_weight: factor of the boxes' loss.
+        class_weight: factor of the classes' loss.
         ignore_threshold: predictions that overlap an object by an IoU above this are not taught to be none.
         score_threshold: score, Pr(class) times the objectness, up to which boxes are no detections.
         candidates: pairs of a box and a class, those of the highest scores, that suppress each other.
         nms_threshold: largest IoU of two detections of a class.
         detections: largest number of them in an image.
     """
-    _check_weights(box_weight=box_weight)
+    _check_weights(box_weight=box_weight, class_weight=class_weight)
     anchored.check_shares(
         ignore_threshold=ignore_threshold, score_threshold=score_threshold, nms_threshold=nms_threshold
     )
@@ -182,7 +184,7 @@ def yolov3(
         nms_threshold=nms_threshold,
         detections=detections,
     )
-    weights = {"box": box_weight, "objectness": 1.0, "class": 1.0}
+    weights = {"box": box_weight, "objectness": 1.0, "class": class_weight}
 
     def errors(outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
         return v3_errors(outputs, batch, box_loss, ignore_threshold)
