@@ -291,9 +291,9 @@ def test_flips_at_random_places_of_the_data_files_are_caught(tmp_path, warnings)
         checkpoints.save(2, state)
     files = data_files(tmp_path / "2")
     sizes = np.array([file.stat().st_size for file in files])
-    # Five random bytes, and one in five random files, which are mostly small.
-    places = [divmod_by_sizes(int(place), sizes) for place in rng.integers(sizes.sum(), size=5)]
-    places += [(index, int(rng.integers(sizes[index]))) for index in rng.integers(len(files), size=5)]
+    # Ten random bytes, and one in ten random files, which are mostly small.
+    places = [divmod_by_sizes(int(place), sizes) for place in rng.integers(sizes.sum(), size=10)]
+    places += [(index, int(rng.integers(sizes[index]))) for index in rng.integers(len(files), size=10)]
     with Checkpoints(tmp_path, read_only=True) as checkpoints:
         for index, offset in places:
             bit = int(rng.integers(8))
