@@ -138,7 +138,8 @@ PREDICT = {
 }
 
 
-@pytest.fixture(scope="module")
+# For the session: tests of this module that another worker steals leave holes, after which a module begins again.
+@pytest.fixture(scope="session")
 def prepared(trained, launcher):
     """The folder with what the cases above name."""
     assert trained.code == 0, trained.err
@@ -155,7 +156,7 @@ def prepared(trained, launcher):
     return launcher
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ended(prepared):
     """How each of the cases ended: {(command, case): Done}."""
     train = [
