@@ -49,7 +49,7 @@ def get_config():
     config.optimizer = dict(
         name="adamw", learning_rate=1e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=10.0, ema=0.998
     )
-    config.train = dict(epochs=40)
+    config.train = dict(epochs=30)
     config.evaluate = dict(every="20%")
     config.checkpoint = dict(every="20%", keep=1, best="test/AP50")
     config.log = dict(every="25 steps")
