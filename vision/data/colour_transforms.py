@@ -23,17 +23,6 @@ def autocontrast(example: Example, *, cutoff: float = 0.005) -> Example:
     return {**example, "image": levels[image]}
 
 
-def channel(example: Example, *, index: int) -> Example:
-    """Keeps one channel of the image: of stained tissue the red one, say, where nuclei are dark whatever the stain.
-
-    Args:
-        index: 0 for red, 1 for green, 2 for blue.
-    """
-    image = images.decoded(example["image"])
-    check(channel, index=0 <= index < image.shape[-1])
-    return {**example, "image": np.ascontiguousarray(image[..., index : index + 1])}
-
-
 def noise(example: Example, rng: np.random.Generator, *, std: float) -> Example:
     """Adds independent Gaussian noise to every value.
 
