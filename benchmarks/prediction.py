@@ -10,7 +10,7 @@ from absl import app, flags
 import vision
 from benchmarks.timing import medians
 from vision import experiment, models
-from vision.run import compile_prediction
+from vision.run import PICTURE, compile_prediction
 from vision.train.progress import table
 
 WORKDIR = flags.DEFINE_multi_string("workdir", [], "A run folder; may be given several times.")
@@ -24,7 +24,7 @@ def predictor(run: vision.Run):
     label = next(iter(run.config.data.eval))
     run.config.data.eval[label].batch_size = BATCH_SIZE.value
     batch = experiment.open_pipeline(run.config, f"config.data.eval.{label}", in_order=True).batch(0)
-    inputs = {name: batch[name] for name in ("image", "size") if name in batch}
+    inputs = {name: batch[name] for name in PICTURE if name in batch}
     return lambda: predict(run.variables, inputs)
 
 

@@ -39,8 +39,8 @@ _KEEP_THE_WHOLE = frozenset(
     }
 )
 
-# What a batch has of a picture without a truth.
-_PICTURE = ("image", "size", *PROPOSALS)
+# Fields of a batch that prediction reads: those of a picture without a truth.
+PICTURE = ("image", "size", *PROPOSALS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +114,7 @@ class Run:
         waiting, turn = {}, 0  # images of different shapes come out of order
         for batch in pipeline.batches():
             try:
-                outputs = jax.device_get(predict(variables, {name: batch[name] for name in _PICTURE if name in batch}))
+                outputs = jax.device_get(predict(variables, {name: batch[name] for name in PICTURE if name in batch}))
             except ScopeParamShapeError as error:
                 given, trained = (" x ".join(map(str, s)) for s in (batch["image"].shape[1:], self.image_shape))
                 raise UsageError(

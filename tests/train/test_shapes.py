@@ -94,15 +94,14 @@ def test_one_program_for_each_shape(wired):
 def coco(tmp_path_factory):
     """A folder as COCO's: wide, tall and square images with none to three objects, which have masks and key points."""
     root = tmp_path_factory.mktemp("coco")
-    for folder in ("annotations", "train2017", "val2017"):
+    for folder in ("annotations", "train2017"):
         (root / folder).mkdir()
     images, objects, rng = [], [], np.random.default_rng(0)
     for number in range(24):
         height, width = ((60, 80), (80, 60), (70, 70))[number % 3]
         images.append({"id": number, "file_name": f"{number}.png", "height": height, "width": width})
         picture = rng.integers(0, 256, (height, width, 3), np.uint8)
-        for folder in ("train2017", "val2017"):
-            opencv().imwrite(str(root / folder / f"{number}.png"), picture)
+        opencv().imwrite(str(root / "train2017" / f"{number}.png"), picture)
         for _ in range(number // 3 % 4):
             left, top, side = (int(x) for x in rng.integers(4, 24, 3))
             right, bottom = left + side, top + side
@@ -114,8 +113,7 @@ def coco(tmp_path_factory):
     categories = [{"id": 1, "name": "person", "keypoints": names, "skeleton": []}]
     content = json.dumps({"images": images, "annotations": objects, "categories": categories})
     for kind in ("instances", "person_keypoints"):
-        for split in ("train", "val"):
-            (root / "annotations" / f"{kind}_{split}2017.json").write_text(content)
+        (root / "annotations" / f"{kind}_train2017.json").write_text(content)
     return root
 
 
