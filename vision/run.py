@@ -30,6 +30,7 @@ _KEEP_THE_WHOLE = frozenset(
         "decode",
         "keep",
         "autocontrast",
+        "gamma",
         "resize",
         "resize_small",
         "resize_long",

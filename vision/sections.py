@@ -75,7 +75,8 @@ def sections(config: ConfigDict) -> Iterator[Section]:
     top = schema.keys(run)
     schema.check_names(config, (*top, *TOP_LEVEL), "config")
     yield Section("config", config, run, top)
-    model = section("config.model", models.MODELS, kind="model", injected=models.INJECTED)
+    model = section("config.model", models.MODELS, kind="model")
+    model = model._replace(keys=models.keys(model.function))
     if "num_classes" in model.keys:  # a network's own default is the one of its paper; a run's is the data's
         meaning = "number of classes; None: as many as the training data have."
         model.keys["num_classes"] = schema.Key(int | None, None, meaning)

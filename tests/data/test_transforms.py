@@ -43,6 +43,7 @@ SMALL = {
     "contrast": {"amount": 0.5},
     "saturation": {"amount": 0.5},
     "noise": {"std": 9.0},
+    "gamma": {"exponent": 0.5},
     "resize_within": {"size": 8, "max_size": 10},
     "random_resize_within": {"size": (8, 9, 10), "max_size": 60},
     "mosaic": {"size": (16, 20)},
@@ -253,6 +254,13 @@ def test_the_clean_image_is_kept():
     assert example["image"].std() > 0
 
 
+def test_gamma_spreads_dark_levels():
+    image = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+    given = apply("gamma", {"image": image}, exponent=0.5)["image"].ravel()
+    np.testing.assert_array_equal(given, np.rint(np.sqrt(255.0 * np.arange(256))))
+    np.testing.assert_array_equal(apply("gamma", {"image": image}, exponent=1.0)["image"], image)
+
+
 def test_autocontrast_stretches_what_is_there():
     image = np.random.default_rng(0).integers(90, 121, (20, 30, 3), np.uint8)
     image[0, 0], image[0, 1] = 90, 120
@@ -280,6 +288,7 @@ def test_noise_has_the_asked_deviation():
         ("translate", {"fraction": 2.0}, "fraction is out of range"),
         ("noise", {"std": -1.0}, "std is out of range"),
         ("autocontrast", {"cutoff": 0.5}, "cutoff is out of range"),
+        ("gamma", {"exponent": 0.0}, "exponent is out of range"),
         ("rotate", {"degrees": 9.0, "fill": 256}, "fill is out of range"),
         ("letterbox", {"size": 9, "fill": -1}, "fill is out of range"),
         ("resize_long", {"size": 0}, "size is out of range"),

@@ -46,7 +46,7 @@ def test_norms_keep_what_is_their_own():
     shared = functools.partial(layers.BatchNorm, axis_name="data")
     own = norm_of("googlenet", norm=shared).keywords
     assert (own["epsilon"], own["axis_name"]) == (1e-3, "data")
-    assert norm_of("resnetv2_50x1_bit", norm=shared)().__class__ is nn.GroupNorm
+    assert norm_of("resnetv2_50x1_bit", norm=shared)().__class__ is layers.GroupNorm
     assert norm_of("resnet18", norm=nn.LayerNorm) is nn.LayerNorm
     assert not hasattr(backbones.configured("vit_ti16")(), "norm")
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision import models, schema
+from vision import models
 from vision.errors import UsageError
 from vision.models import alexnet, layers, overfeat, vgg
 
@@ -332,7 +332,7 @@ def test_normalisation_layers_where_the_papers_have_them():
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_field_says_what_it_means(name):
-    assert all(key.meaning for key in schema.keys(VARIANTS[name], models.INJECTED).values())
+    assert all(key.meaning for key in models.keys(VARIANTS[name]).values())
 
 
 def test_boxes_are_those_of_the_sliding_window_over_the_image():

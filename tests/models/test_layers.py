@@ -2,6 +2,7 @@
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,3 +95,31 @@ def test_batch_norm_keeps_float32_statistics_and_pytorch_constants():
     # Running mean 0.9 * 0 + 0.1 * 1000: bfloat16 could not tell 99.9 from 100.2.
     np.testing.assert_allclose(state["batch_stats"]["mean"], 0.1 * np.mean(x, axis=0), rtol=1e-5)
     assert norm.epsilon == 1e-5
+
+
+@pytest.mark.parametrize(
+    "channels, fields, groups",
+    [
+        (8, {}, 1),
+        (32, {}, 4),
+        (256, {}, 32),
+        (48, {}, 2),  # six would do, but do not divide 32
+        (6, {"least": 2, "groups": 3}, 3),
+        (64, {"least": 1}, 32),
+    ],
+)
+@pytest.mark.parametrize("places", [(5, 7), ()])
+def test_group_norm_is_flax_own(channels, fields, groups, places):
+    random = np.random.default_rng(0)
+    x = (3 + 2 * random.standard_normal((2, *places, channels))).astype(np.float32)
+    params = {"params": {name: random.standard_normal(channels).astype(np.float32) for name in ("scale", "bias")}}
+    expected = nn.GroupNorm(groups, epsilon=1e-3).apply(params, x)
+    given = layers.GroupNorm(epsilon=1e-3, use_running_average=False, axis_name="batch", **fields).apply(params, x)
+    np.testing.assert_allclose(given, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_group_norm_computes_in_float32():
+    x = jnp.asarray(100 + np.random.default_rng(0).standard_normal((1, 6, 6, 8)), jnp.bfloat16)
+    y, variables = layers.GroupNorm().init_with_output(jax.random.key(0), x)
+    assert y.dtype == jnp.bfloat16 and all(leaf.dtype == jnp.float32 for leaf in variables["params"].values())
+    assert float(jnp.std(y.astype(jnp.float32))) == pytest.approx(1, abs=0.02)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from vision import models, schema
+from vision import models
 from vision.errors import UsageError
 
 IMAGENET = {  # torchvision's and timm's own counts, 1000 classes
@@ -170,13 +170,38 @@ def test_create_explains_mistakes():
         models.create("mlp", 10, "bfloat17")
     with pytest.raises(UsageError, match=r"config.model.num_classes: expected int"):
         models.create("mlp", "ten")
+    with pytest.raises(UsageError, match=r"config.model.norm: expected 'batch' or 'group' or None, given 'grup'"):
+        models.create("resnet18", 10, norm="grup")
+    with pytest.raises(UsageError, match=r"config.model.norm: unknown key"):
+        models.create("vit_ti16", 10, norm="group")
     with pytest.raises(UsageError, match="unknown activation 'rellu'; did you mean 'relu'"):
         models.variable_shapes(models.create("mlp", 10, activation="rellu"), (8, 8, 1))
 
 
+@pytest.mark.parametrize(
+    "name, side, fields",
+    [
+        ("resnet18", 32, {}),
+        ("densenet", 32, {"block_sizes": (2, 2)}),
+        ("googlenet", 224, {}),
+        ("vgg11_bn", 32, {}),
+        ("mlp", 8, {"batch_norm": True}),
+        ("conv_autoencoder", 32, {}),
+        ("unet", 32, {"backbone": "resnet18"}),
+        ("segnet", 32, {}),
+        ("deeplabv3", 32, {"backbone": "resnet18"}),
+        ("ssd", 96, {"backbone": "resnet18", "strides": (8, 16), "extra": (8,)}),
+        ("yolov3", 64, {"backbone": "resnet18"}),
+    ],
+)
+def test_group_norm_takes_the_place_of_all_norms(name, side, fields):
+    model = models.create(name, 5, norm="group", **fields)
+    assert set(models.variable_shapes(model, (side, side, 3))) == {"params"}
+
+
 @pytest.mark.parametrize("name", models.MODELS)
 def test_every_field_says_what_it_means(name):
-    assert all(key.meaning for key in schema.keys(models.MODELS[name], models.INJECTED).values())
+    assert all(key.meaning for key in models.keys(models.MODELS[name]).values())
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.dtype("bfloat16"), "bfloat16"])

@@ -23,6 +23,17 @@ def autocontrast(example: Example, *, cutoff: float = 0.005) -> Example:
     return {**example, "image": levels[image]}
 
 
+def gamma(example: Example, *, exponent: float) -> Example:
+    """Raises every value, as a share of the largest there can be, to a power.
+
+    Args:
+        exponent: the power, above 0; below 1 dark levels are spread, as in images of fluorescence.
+    """
+    check(gamma, exponent=exponent > 0)
+    levels = np.rint(255 * (np.arange(256) / 255) ** exponent).astype(np.uint8)
+    return {**example, "image": levels[images.decoded(example["image"])]}
+
+
 def noise(example: Example, rng: np.random.Generator, *, std: float) -> Example:
     """Adds independent Gaussian noise to every value.
 

@@ -26,7 +26,7 @@ import numpy as np
 from vision.data import geometry, images
 from vision.data.annotations import PLACE
 from vision.data.arguments import INJECTED, Example, Method, Size, check, height_width, scaled
-from vision.data.colour_transforms import autocontrast, brightness, contrast, hue, noise, saturation
+from vision.data.colour_transforms import autocontrast, brightness, contrast, gamma, hue, noise, saturation
 from vision.data.geometry import Geometry, Shape
 from vision.data.object_transforms import expand, mosaic, random_iou_crop
 from vision.data.proposals import selective_search
@@ -329,6 +329,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         keep,
         keep_clean,
         autocontrast,
+        gamma,
         noise,
         resize,
         resize_small,

@@ -1,8 +1,10 @@
 """The networks: Linen modules from an image to named arrays, by name."""
 
 import functools
+import inspect
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -74,16 +76,16 @@ MODELS = {
     **fast_rcnn.VARIANTS,
 }
 
-# Fields that hold factories of layers: the program passes them, a configuration cannot.
-INJECTED = ("conv", "norm")
+# Fields that hold factories of layers: the program passes them; a configuration can name the norm, see `keys`.
+FACTORIES = ("conv", "norm")
 
 __all__ = [
-    "INJECTED",
     "MODELS",
     "configured",
     "count_parameters",
     "create",
     "initialize",
+    "keys",
     "layer_numbers",
     "list_models",
     "variable_shapes",
@@ -121,14 +123,27 @@ def configured(
     """The factory of the network that `create` makes of these arguments, which are checked."""
     factory = pick(MODELS, "model", name, f"{where}.name")
     arguments["dtype"] = _dtype_name(dtype, f"{where}.dtype")
-    if "num_classes" in schema.keys(factory, INJECTED):
+    valid = keys(factory)
+    if "num_classes" in valid:
         arguments["num_classes"] = num_classes
-    configuration = {key: value for key, value in arguments.items() if key not in INJECTED}
-    schema.check(factory, configuration, where, INJECTED)
+    configuration = {key: value for key, value in arguments.items() if key not in FACTORIES or not callable(value)}
+    schema.check_keys(valid, configuration, where)
     _check_ranges(configuration, where)
     if configuration.get("backbone") is not None:
         backbones.configured(configuration["backbone"], arguments["dtype"], where=f"{where}.backbone")
+    if "norm" in configuration:
+        name = arguments.pop("norm")
+        arguments |= {} if name is None else {"norm": layers.NORMS[name]}
     return functools.partial(factory, **arguments)
+
+
+def keys(factory: Callable) -> dict[str, schema.Key]:
+    """The keys that the section of a network may have, see `schema.keys`."""
+    found = schema.keys(factory, FACTORIES)
+    if "norm" in inspect.signature(factory).parameters:
+        meaning = "in the place of the network's norms, also its backbone's: group norm for small or mixed batches."
+        found["norm"] = schema.Key(Literal["batch", "group"] | None, None, meaning)
+    return found
 
 
 def count_parameters(params: Any) -> int:

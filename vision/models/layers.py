@@ -20,6 +20,58 @@ Initializer = Callable[..., jax.Array]
 BatchNorm = functools.partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 
 
+class GroupNorm(nn.Module):
+    """Group norm (Wu and He 2018, arXiv:1803.08494) where a batch norm may stand: each example is normalised by itself.
+
+    There is no running average, so evaluation does what training does, and nothing to share between devices.
+
+    Attributes:
+        groups: number of groups of neighbouring channels, 32 in the paper; fewer where it takes that.
+        least: channels that a group has at least. In groups of few channels the norm would take away how strong a
+            narrow map's channels are compared with each other.
+        epsilon: added to the variance.
+        dtype: dtype of the result; None for that of the input. Statistics and normalisation are in float32.
+        scale_init: initialiser of `scale` (channels,).
+        bias_init: initialiser of `bias` (channels,).
+        use_running_average: of batch norm, ignored.
+        axis_name: of batch norm, ignored.
+    """
+
+    groups: int = 32
+    least: int = 8
+    epsilon: float = 1e-5
+    dtype: Dtype | None = None
+    scale_init: Initializer = nn.initializers.ones_init()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    use_running_average: bool = True
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, ..., channels) -> the same shape."""
+        channels = x.shape[-1]
+        groups = math.gcd(self.groups, max(channels // self.least, 1))
+        scale = self.param("scale", self.scale_init, (channels,))
+        bias = self.param("bias", self.bias_init, (channels,))
+        places = tuple(range(1, x.ndim - 1))
+        values = x.astype(jnp.float32)
+
+        def of_group(moments: jax.Array) -> jax.Array:
+            """(batch, channels) -> the same, the mean of each channel's group."""
+            means = jnp.mean(moments.reshape(len(x), groups, -1), axis=-1)
+            return jnp.repeat(means, channels // groups, axis=-1)
+
+        mean, square = (of_group(jnp.mean(power, axis=places)) for power in (values, values**2))
+        # By channel at first, and as one factor and one shift: the map is read twice and written once.
+        factor = scale * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0.0) + self.epsilon)
+        shift = bias - mean * factor
+        shape = (len(x), *(1 for _ in places), channels)
+        return (values * factor.reshape(shape) + shift.reshape(shape)).astype(self.dtype or x.dtype)
+
+
+NORMS = {"batch": BatchNorm, "group": GroupNorm}
+
+
 class Conv(nn.Module):
     """Two-dimensional convolution with the parameters of `flax.linen.Conv`, at any speed the CPU has to give.
 

@@ -24,7 +24,7 @@ class Subnet(nn.Module):
         outputs: channels of the last convolution.
         last: its name.
         bias_init: initialiser of its bias.
-        groups: groups of channels of the group norm after each convolution but the last; None for no norm.
+        norm: whether group norm follows each convolution but the last.
         conv: factory of the convolutions.
     """
 
@@ -32,7 +32,7 @@ class Subnet(nn.Module):
     outputs: int
     last: str
     bias_init: layers.Initializer
-    groups: int | None
+    norm: bool
     conv: Callable[..., nn.Module]
 
     @nn.compact
@@ -40,10 +40,9 @@ class Subnet(nn.Module):
         """(B, h, w, C) -> (B, h, w, outputs)."""
         channels = x.shape[-1]
         for number in range(1, self.depth + 1):
-            x = self.conv(channels, (3, 3), padding=1, use_bias=self.groups is None, name=f"conv_{number}")(x)
-            if self.groups is not None:
-                norm = nn.GroupNorm(self.groups, epsilon=1e-5, dtype=jnp.float32, name=f"norm_{number}")
-                x = norm(x).astype(x.dtype)
+            x = self.conv(channels, (3, 3), padding=1, use_bias=not self.norm, name=f"conv_{number}")(x)
+            if self.norm:
+                x = layers.GroupNorm(name=f"norm_{number}")(x)
             x = nn.relu(x)
         return self.conv(self.outputs, (3, 3), padding=1, bias_init=self.bias_init, name=self.last)(x)
 
@@ -105,7 +104,7 @@ class RetinaNet(nn.Module):
         subnet = functools.partial(
             Subnet,
             depth=self.depth,
-            groups=math.gcd(32, self.channels) if self.head_norm == "group" else None,
+            norm=self.head_norm == "group",
             conv=functools.partial(self.conv, dtype=self.dtype, kernel_init=_init),
         )
         boxes = len(self.scales) * len(self.aspect_ratios)
