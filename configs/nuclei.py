@@ -7,30 +7,31 @@ index.csv: 160 images of 256x256 or 320x256 pixels to train on, 60 to test; put 
 with --config.data.train.name=pairs:PATH --config.data.eval.test.name=pairs:PATH. The test images keep their size and
 are padded to one of two, so that two programs are compiled.
 
-Cost: 1,200 steps of 8 crops; minutes on two CPU cores. Measured on the test images: foreground IoU 0.734, boundary F1
-0.895. Many of the wrong pixels are those of one image in a stain that is not among the training images.
+Stained tissue and fluorescence have in common what the red channel shows, and group norm fits each image of so mixed a
+set by itself (by running averages of batch norm, the same network was 0.03 worse).
+
+Cost: 2,600 steps of 4 crops; 12 minutes of CPU time, on two free cores half of that. Measured on the test images:
+foreground IoU 0.767, boundary F1 0.895. Many of the wrong pixels are rims of fluorescent nuclei, which some images have
+annotated wide and others tight.
 """
 
 from ml_collections import ConfigDict
 
 DATA = "pairs:../shared/data/nuclei"
 SOURCE = dict(images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus"))
-DECODE = "decode|autocontrast"  # some are so dim that one sees nothing
-AUGMENT = (
-    "|scale_jitter(0.7, 1.4)|rotate(45)|random_crop(128)|flip|flip(direction='vertical')"
-    "|brightness(0.2)|contrast(0.2)|saturation(0.5)|hue(40)"
-)
+DECODE = "decode|channel(0)|autocontrast"  # some are so dim that one sees nothing
+AUGMENT = "|scale_jitter(0.8, 1.25)|random_crop(128)|flip|flip(direction='vertical')|brightness(0.1)|contrast(0.1)"
 
 
 def get_config():
     """The recipe."""
     config = ConfigDict()
     config.seed = 0
-    config.model = dict(name="unet", width=8, depth=4)
+    config.model = dict(name="unet", width=8, depth=4, norm="group")
     config.task = dict(name="segmentation", dice=1.0, flip=True)
     config.data = dict(
         preprocess=dict(name="standardize"),
-        train=dict(name=DATA, source=SOURCE, split="train", batch_size=8, transforms=f"{DECODE}{AUGMENT}"),
+        train=dict(name=DATA, source=SOURCE, split="train", batch_size=4, transforms=f"{DECODE}{AUGMENT}"),
         eval=dict(
             test=dict(
                 name=DATA,
@@ -42,9 +43,9 @@ def get_config():
         ),
     )
     config.optimizer = dict(
-        name="adamw", learning_rate=2e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.99
+        name="adamw", learning_rate=4e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.995
     )
-    config.train = dict(epochs=60)
+    config.train = dict(steps=2600)
     config.evaluate = dict(every="50%")
     config.checkpoint = dict(every="50%", keep=1, best="test/foreground_iou")
     config.log = dict(every="10 steps")

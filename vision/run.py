@@ -29,6 +29,7 @@ _KEEP_THE_WHOLE = frozenset(
     {
         "decode",
         "keep",
+        "channel",
         "autocontrast",
         "gamma",
         "resize",

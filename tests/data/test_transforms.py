@@ -43,6 +43,7 @@ SMALL = {
     "contrast": {"amount": 0.5},
     "saturation": {"amount": 0.5},
     "noise": {"std": 9.0},
+    "channel": {"index": 0},
     "gamma": {"exponent": 0.5},
     "resize_within": {"size": 8, "max_size": 10},
     "random_resize_within": {"size": (8, 9, 10), "max_size": 60},
@@ -57,7 +58,8 @@ def test_every_transform_keeps_channels_dtype_other_fields_and_its_input(name, c
     before = given["image"].copy()
     arguments = SMALL.get(name, {"channels": channels} if name == "decode" else {})
     result = apply(name, given, rng(), **arguments)
-    assert result["image"].dtype == np.uint8 and result["image"].ndim == 3 and result["image"].shape[2] == channels
+    assert result["image"].dtype == np.uint8 and result["image"].ndim == 3
+    assert result["image"].shape[2] == (1 if name == "channel" else channels)
     assert result["label"] == 3
     np.testing.assert_array_equal(given["image"], before)
 
@@ -252,6 +254,16 @@ def test_the_clean_image_is_kept():
     example = transforms.noise(transforms.keep_clean({"image": image}), rng(), std=10.0)
     np.testing.assert_array_equal(example["target"], image)
     assert example["image"].std() > 0
+
+
+def test_channel_keeps_one():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    for index in range(3):
+        np.testing.assert_array_equal(
+            apply("channel", {"image": image}, index=index)["image"][..., 0], image[..., index]
+        )
+    with pytest.raises(UsageError, match="channel: index is out of range"):
+        apply("channel", {"image": image[..., :1]}, index=1)
 
 
 def test_gamma_spreads_dark_levels():

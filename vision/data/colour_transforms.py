@@ -23,6 +23,20 @@ def autocontrast(example: Example, *, cutoff: float = 0.005) -> Example:
     return {**example, "image": levels[image]}
 
 
+def channel(example: Example, *, index: int) -> Example:
+    """Keeps one channel of the image.
+
+    Of tissue stained with haematoxylin and eosin, say, the red one: nuclei are dark in it, and eosin's red and pink are
+    as bright as nothing at all, for it lets red light through.
+
+    Args:
+        index: 0 for red, 1 for green, 2 for blue.
+    """
+    image = images.decoded(example["image"])
+    check(channel, index=0 <= index < image.shape[-1])
+    return {**example, "image": np.ascontiguousarray(image[..., index : index + 1])}
+
+
 def gamma(example: Example, *, exponent: float) -> Example:
     """Raises every value, as a share of the largest there can be, to a power.
 

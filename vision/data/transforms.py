@@ -26,7 +26,7 @@ import numpy as np
 from vision.data import geometry, images
 from vision.data.annotations import PLACE
 from vision.data.arguments import INJECTED, Example, Method, Size, check, height_width, scaled
-from vision.data.colour_transforms import autocontrast, brightness, contrast, gamma, hue, noise, saturation
+from vision.data.colour_transforms import autocontrast, brightness, channel, contrast, gamma, hue, noise, saturation
 from vision.data.geometry import Geometry, Shape
 from vision.data.object_transforms import expand, mosaic, random_iou_crop
 from vision.data.proposals import selective_search
@@ -328,6 +328,7 @@ TRANSFORMS: dict[str, Callable[..., Any]] = {
         decode,
         keep,
         keep_clean,
+        channel,
         autocontrast,
         gamma,
         noise,
