@@ -142,7 +142,7 @@ def keys(factory: Callable) -> dict[str, schema.Key]:
     found = schema.keys(factory, FACTORIES)
     if "norm" in inspect.signature(factory).parameters:
         meaning = "what its norms are, and its backbone's; None: its own. Group norm suits small and mixed batches."
-        found["norm"] = schema.Key(Literal["batch", "group"] | None, None, meaning)
+        found["norm"] = schema.Key(Literal[tuple(layers.NORMS)] | None, None, meaning)
     return found
 
 
