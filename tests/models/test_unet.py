@@ -65,6 +65,25 @@ def test_any_size(name):
         assert outputs_of(model, 1, height, width, 3)["logits"].shape == (1, height, width, 2)
 
 
+@pytest.mark.parametrize("patch_size", [2, 3])
+def test_patches(patch_size):
+    """Squares of pixels are places: an image moved by the coarsest stride has its logits moved, no finer maps exist."""
+    model = models.create("unet", 2, width=4, depth=1, patch_size=patch_size, batch_norm=False)
+    stride = 2 * patch_size
+    image = np.random.default_rng(0).standard_normal((1, 12 * stride, 12 * stride, 1)).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), image)
+    first = variables["params"][f"encoder_{patch_size}"]["conv_1"]["kernel"]
+    assert first.shape == (3, 3, patch_size**2, 4 * patch_size)
+    outputs = jax.jit(model.apply)(variables, image)
+    assert sorted(outputs["features"]) == [patch_size, stride]
+    moved = jax.jit(model.apply)(variables, np.roll(image, stride, axis=2))["logits"]
+    inside = slice(5 * stride, -5 * stride)
+    np.testing.assert_allclose(
+        moved[:, inside, inside], np.roll(outputs["logits"], stride, axis=2)[:, inside, inside], atol=1e-5
+    )
+    assert outputs_of(model, 2, 31, 17, 3)["logits"].shape == (2, 31, 17, 2)
+
+
 @pytest.mark.parametrize("upsampling", ["bilinear", "nearest", "bed_of_nails"])
 def test_fixed_upsampling(upsampling):
     model = models.create("unet", 2, width=4, depth=1, upsampling=upsampling)
@@ -95,3 +114,6 @@ def test_mistakes():
         models.variable_shapes(models.create("unet_paper", 2, mirror=False), (571, 600, 3))
     with pytest.raises(UsageError, match="padding='valid' is for the network's own encoder"):
         models.variable_shapes(models.create("unet_paper", 2, backbone="resnet18"), (64, 64, 3))
+    for fields in (dict(backbone="resnet18"), dict(padding="valid")):
+        with pytest.raises(UsageError, match="patch_size=2 is for the network's own encoder with padding='same'"):
+            models.variable_shapes(models.create("unet", 2, patch_size=2, **fields), (64, 64, 3))

@@ -8,6 +8,16 @@ from vision.ops import patches
 RNG = np.random.default_rng(0)
 
 
+def test_space_to_depth_and_back():
+    image = RNG.uniform(size=(2, 6, 9, 2)).astype(np.float32)
+    moved = np.asarray(patches.space_to_depth(jnp.asarray(image), 3))
+    assert moved.shape == (2, 2, 3, 18)
+    for b, row, column, channel in np.ndindex(image.shape):
+        place = (row % 3 * 3 + column % 3) * 2 + channel
+        assert moved[b, row // 3, column // 3, place] == image[b, row, column, channel]
+    np.testing.assert_array_equal(patches.depth_to_space(jnp.asarray(moved), 3), image)
+
+
 def test_each_pixel_gets_the_value_of_its_patch():
     values = RNG.uniform(size=(2, 3, 2)).astype(np.float32)
     given = np.asarray(patches.spread(jnp.asarray(values), 6, 8))

@@ -12,6 +12,7 @@ from vision.errors import UsageError
 from vision.models import layers
 from vision.models.transformer import EncoderBlock, apply_blocks, layer_norm
 from vision.models.vit import ViT, check_patches, sincos_positions
+from vision.ops.patches import depth_to_space
 
 
 class Decoder(nn.Module):
@@ -135,8 +136,8 @@ class MaskedAutoencoder(nn.Module):
         size = (self.decoder_width, self.decoder_depth, self.decoder_heads)
         how = (self.activation, self.remat, self.scan, self.dtype)
         decoder = Decoder(patch * patch * image.shape[-1], *size, *how, name="decoder")
-        patches = decoder(tokens, visible, order, (rows, columns), train)
-        pixels = patches.reshape(batch, rows, columns, patch, patch, -1).swapaxes(2, 3).reshape(image.shape)
+        predicted = decoder(tokens, visible, order, (rows, columns), train)
+        pixels = depth_to_space(predicted.reshape(batch, rows, columns, -1), patch)
         return {
             "reconstruction": jax.nn.sigmoid(pixels),
             "reconstruction_logits": pixels,

@@ -13,6 +13,7 @@ from vision.models import backbones, layers
 from vision.models.fcn import check_strides
 from vision.models.layers import Convolutions
 from vision.models.upsampling import FixedMethod, Upsample
+from vision.ops.patches import depth_to_space, space_to_depth
 from vision.ops.pooling import max_pool
 
 
@@ -31,6 +32,9 @@ class UNet(nn.Module):
         num_classes: number of classes; None or 0 for the decoder's features alone.
         width: channels at stride 1; at stride s the decoder (and the network's own encoder) has s times as many.
         depth: number of poolings of the network's own encoder.
+        patch_size: side in pixels of the squares that its first convolution is given as the channels of one place, and
+            that its classifier answers for likewise. Above 1 there are no maps at the finest strides, which cost most
+            of the time and have the fewest channels.
         padding: "same", or "valid" for convolutions without padding.
         mirror: with padding="valid", whether to mirror the image around its border.
         batch_norm: whether batch norm takes the place of the convolutions' biases.
@@ -49,6 +53,7 @@ class UNet(nn.Module):
     num_classes: int | None = 2
     width: int = 64
     depth: int = 4
+    patch_size: int = 1
     padding: Literal["same", "valid"] = "same"
     mirror: bool = True
     batch_norm: bool = True
@@ -72,7 +77,7 @@ class UNet(nn.Module):
         stride = max(encoded)
         x = nn.Dropout(self.dropout)(encoded[stride], deterministic=not train)
         features = {stride: x}
-        while stride > 1:
+        while stride > self.patch_size:
             factor = 2 if stride % 2 == 0 else stride
             stride //= factor
             size = tuple(factor * side for side in x.shape[1:3])
@@ -84,7 +89,8 @@ class UNet(nn.Module):
             x = x if skip is None else jnp.concatenate([_middle(skip, size), x], axis=-1)
             x = self._pair()((width, width), name=f"decoder_{stride}")(x, train)
             features[stride] = x
-        outputs = layers.classifier(x, self.num_classes)
+        outputs = layers.classifier(x, (self.num_classes or 0) * self.patch_size**2)
+        outputs = {name: depth_to_space(scores, self.patch_size) for name, scores in outputs.items()}
         if crop is not None:
             outputs = {name: scores[:, : crop[0], : crop[1]] for name, scores in outputs.items()}
         return {"features": features, **outputs}
@@ -103,22 +109,33 @@ class UNet(nn.Module):
         if self.backbone is not None:
             outputs = backbones.configured(self.backbone, self.dtype, self.norm)(name="backbone")(x, train)
             return dict(zip(self.strides, backbones.features(outputs, self.strides), strict=True))
-        x, encoded = x.astype(self.dtype), {}
+        x, encoded = space_to_depth(x, self.patch_size).astype(self.dtype), {}
         for level in range(self.depth + 1):
+            stride = self.patch_size * 2**level
             x = max_pool(x, window=2, stride=2) if level else x
-            x = self._pair()((self.width * 2**level,) * 2, name=f"encoder_{2**level}")(x, train)
-            encoded[2**level] = x
+            x = self._pair()((self.width * stride,) * 2, name=f"encoder_{stride}")(x, train)
+            encoded[stride] = x
         return encoded
+
+    def _check(self) -> None:
+        """Raises UsageError where attributes exclude each other."""
+        if self.backbone is not None and self.padding == "valid":
+            raise UsageError("unet: padding='valid' is for the network's own encoder; leave it out with a backbone.")
+        if self.patch_size > 1 and (self.backbone is not None or self.padding == "valid"):
+            raise UsageError(
+                f"unet: patch_size={self.patch_size} is for the network's own encoder with padding='same'; leave it "
+                "out with a backbone and with padding='valid'."
+            )
 
     def _framed(self, image: jax.Array) -> tuple[jax.Array, tuple[int, int] | None]:
         """The image with what its border lacks, and the size of the logits to be kept, from the top left; None: all."""
-        if self.backbone is not None and self.padding == "valid":
-            raise UsageError("unet: padding='valid' is for the network's own encoder; leave it out with a backbone.")
+        self._check()
         size = image.shape[1:3]
         if self.padding == "same":
             if self.backbone is not None:
                 check_strides(self.strides)
-            return backbones.pad_to_multiple(image, self.strides[-1] if self.backbone else 2**self.depth), size
+            coarsest = self.patch_size * 2**self.depth if self.backbone is None else self.strides[-1]
+            return backbones.pad_to_multiple(image, coarsest), size
         if self.mirror:
             around = [(0, 0)]
             for side in size:

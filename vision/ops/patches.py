@@ -4,6 +4,40 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
 
+def space_to_depth(
+    image: Shaped[Array, "batch h w channels"], patch: int
+) -> Shaped[Array, "batch rows columns values"]:
+    """Moves the pixels of each patch into the channels of one place.
+
+    Args:
+        image: (B, H, W, C).
+        patch: side of the patches in pixels; divides H and W.
+
+    Returns:
+        (B, H / patch, W / patch, patch * patch * C): row by row of a patch, the channels of a pixel side by side.
+    """
+    batch, height, width, channels = image.shape
+    grid = image.reshape(batch, height // patch, patch, width // patch, patch, channels).swapaxes(2, 3)
+    return grid.reshape(batch, height // patch, width // patch, -1)
+
+
+def depth_to_space(
+    values: Shaped[Array, "batch rows columns values"], patch: int
+) -> Shaped[Array, "batch h w channels"]:
+    """The inverse of `space_to_depth` (the sub-pixel convolution's second half, Shi et al. 2016, arXiv:1609.05158).
+
+    Args:
+        values: (B, rows, columns, patch * patch * C).
+        patch: side of the patches in pixels.
+
+    Returns:
+        (B, rows * patch, columns * patch, C).
+    """
+    batch, rows, columns, _ = values.shape
+    grid = values.reshape(batch, rows, columns, patch, patch, -1).swapaxes(2, 3)
+    return grid.reshape(batch, rows * patch, columns * patch, -1)
+
+
 def spread(values: Shaped[Array, "batch rows columns"], height: int, width: int) -> Shaped[Array, "batch h w 1"]:
     """Gives each pixel the value of its patch.
 
