@@ -50,7 +50,7 @@ NETWORKS = {
     "ssd": (
         dict(
             name="ssd",
-            backbone=dict(name="resnet", width=16, stage_sizes=(1, 2, 2, 1), dilate=(True, False, False)),
+            backbone=RESNET | dict(width=24, drop_path=0.1),
             strides=(4, 8, 16),
             extra=(),
             scales=(0.14, 0.22, 0.35, 0.5),
@@ -58,7 +58,7 @@ NETWORKS = {
         ),
         dict(name="ssd", candidates=100, detections=100),
         3e-3,
-        42,
+        50,
         STRONG,
     ),
     "yolo": (

@@ -14,9 +14,8 @@ def get_config():
     """The recipe."""
     config = coco_ssd300.get_config()
     config.model.scales = (0.1, 0.2, 0.375, 0.55, 0.725, 0.9, 1.075)  # section 3.1, with conv4_3's 0.1
-    config.data.train.update(
-        name="voc:VOCdevkit/VOC2007", split="trainval", source=dict(also=("VOCdevkit/VOC2012",)), batch_size=32
-    )
+    config.data.train.update(name="voc:VOCdevkit/VOC2007", split="trainval", batch_size=32)
+    config.data.train.source = dict(also=("VOCdevkit/VOC2012",))  # in place of COCO's options
     config.data.eval = dict(
         test=dict(name="voc:VOCdevkit/VOC2007", source={}, split="test", batch_size=32, transforms="decode|resize(300)")
     )

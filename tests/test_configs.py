@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from vision import config as configs
-from vision import experiment, models, weights
+from vision import experiment, models, schema, weights
+from vision.data import catalog
 from vision.train import state, step
 from vision.train.writers import Console
 from vision.training import fit
@@ -111,6 +112,14 @@ def published_weights(name):
 @pytest.mark.parametrize("file", FILES)
 def test_the_docstring_has_the_command(file):
     assert importlib.import_module(f"configs.{file}").__doc__.count("python -m launch") >= 1
+
+
+@pytest.mark.parametrize("path", SHIPPED)
+def test_the_options_of_the_data_are_those_of_their_kind(path):
+    """Without the data, for which the other tests take random images with options of their own."""
+    config = configs.load(path)
+    for section in (config.data.train, *config.data.eval.values()):
+        schema.check(catalog.opener(section.name), dict(section.get("source") or {}), section.name, catalog.FACTS)
 
 
 @pytest.mark.slow

@@ -63,12 +63,28 @@ def test_panoptic_with_other_paths(tmp_path):
     assert len(check(open_source(f"coco_panoptic:{tmp_path}", "val", options=options), 3).pixel_counts) == 3
 
 
+def test_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_panoptic(tmp_path / "coco")
+    assert open_source("coco_panoptic:~/coco", "val").records[0]["segmentation"].shape == (2, 3)
+    content = {"images": [{"id": 0, "file_name": "a.jpg", "height": 2, "width": 3}], "annotations": []}
+    write_json(tmp_path / "coco" / "annotations" / "stuff_val2017.json", content | {"categories": CATEGORIES})
+    assert open_source("coco_stuff:~/coco", "val").records[0]["image"]
+
+
 def test_panoptic_mistakes(tmp_path):
     write_panoptic(tmp_path, SEGMENTS + 5)
     with pytest.raises(UsageError, match=r"a.jpg: its label map .*a.png: the pixel at x 0, y 0 is of the segment 12, "):
         check(open_source(f"coco_panoptic:{tmp_path}", "val"), 3)
     with pytest.raises(UsageError, match=r"config.data.train.source.json: .*panoptic_train2017.json cannot be read"):
         open_source(f"coco_panoptic:{tmp_path}", "train", "config.data.train")
+    write_panoptic(tmp_path)
+    write(tmp_path / "val2017" / "b.jpg", np.zeros((4, 6, 3), np.uint8))
+    source = open_source(f"coco_panoptic:{tmp_path}", "val")
+    with pytest.raises(UsageError, match=r"b.jpg: its label map .*b.png is 2x3 \(height x width\), the image 4x6"):
+        check(source, 3)
+    with pytest.raises(UsageError, match=r"b.png is 2x3"):
+        source.records[1]
     write_panoptic(tmp_path, categories=(1, 92, 3))
     with pytest.raises(UsageError, match="is not of COCO's format: it lacks 3"):
         open_source(f"coco_panoptic:{tmp_path}", "val")
@@ -103,4 +119,9 @@ def test_stuff(tmp_path):
     content["annotations"][2]["segmentation"]["counts"] = [3, 1]
     write_json(tmp_path / "annotations" / "stuff_val2017.json", content)
     with pytest.raises(UsageError, match=r"a.jpg: run lengths of 4 pixels and size \[4, 5\] for an image of 4x5"):
+        check(opened(), 3)
+    write(tmp_path / "val2017" / "a.jpg", np.zeros((5, 4, 3), np.uint8))
+    content["annotations"].pop()
+    write_json(tmp_path / "annotations" / "stuff_val2017.json", content)
+    with pytest.raises(UsageError, match=r"a.jpg: its label map in .*stuff_val2017.json is 4x5 .*, the image 5x4"):
         check(opened(), 3)

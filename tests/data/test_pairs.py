@@ -150,6 +150,16 @@ def test_colours_and_a_table(tmp_path):
     assert "x 6, y 0 has the colour (9, 9, 9), which is no class; the nearest is 'background'" in message
 
 
+def test_a_table_of_ids_and_colours(tmp_path):
+    write_pairs(tmp_path, "ab")
+    (tmp_path / "classes.csv").write_text("id,name,r,g,b\n2,dog,0,0,9\n1,cat,0,9,0\n0,void,9,9,9\n")
+    assert sorted(set(opened(tmp_path, classes=()).records[1]["segmentation"].ravel().tolist())) == [1, 255]
+    rgb = np.array([(0, 0, 9), (0, 9, 0), (9, 9, 9), (9, 9, 9)], np.uint8).reshape(1, 4, 3).repeat(6, 0).repeat(2, 1)
+    write(tmp_path / "masks" / "b.png", rgb)
+    source = opened(tmp_path, classes=(), mask="colors")
+    assert source.records[1]["segmentation"][3].tolist() == [0, 0, 1, 1, 255, 255, 255, 255]
+
+
 def test_a_table_of_ids(tmp_path):
     write_pairs(tmp_path, "abc")
     (tmp_path / "classes.csv").write_text("id,name\n2,dog\n1,cat\n0,ignore\n")

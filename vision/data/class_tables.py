@@ -92,10 +92,15 @@ def checked(table: Table, where: str) -> Table:
     return table
 
 
-def read_csv(path: str, where: str) -> Table:
+def read_csv(path: str, where: str, by_colour: bool) -> Table:
     """The table in a file with the columns `name` and, where they are wanted, `id` and `r`, `g`, `b`.
 
     What is named "ignore" or "void" is to be ignored.
+
+    Args:
+        path: the file.
+        where: the place of the section in the configuration, for messages.
+        by_colour: whether label maps have colours, so that what is to be ignored is told by its colour, or else ids.
 
     Raises:
         UsageError: the file is not of this form.
@@ -103,27 +108,26 @@ def read_csv(path: str, where: str) -> Table:
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = [{(key or "").strip().lower(): value for key, value in row.items()} for row in csv.DictReader(file)]
-        colours = bool(rows) and {"r", "g", "b"} <= set(rows[0])
-        has_ids = bool(rows) and "id" in rows[0]
+        columns = set(rows[0]) if rows else set()
         names = [row["name"].strip() for row in rows]
-        values = [tuple(int(row[c]) for c in "rgb") if colours else int(row["id"]) if has_ids else i
-                  for i, row in enumerate(rows)]  # fmt: skip
-        ids = [int(row["id"]) for row in rows] if has_ids else []
+        colours = [tuple(int(row[c]) for c in "rgb") for row in rows] if {"r", "g", "b"} <= columns else []
+        ids = [int(row["id"]) for row in rows] if "id" in columns else []
     except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(
             f"{where}.classes: {path} is not a table with the columns name and, where wanted, id and r, g, b ({error})."
         ) from None
     kept = [place for place, name in enumerate(names) if name.lower() not in ("ignore", "void")]
-    ignored = tuple(value for place, value in enumerate(values) if place not in kept)
+    told_by = colours if by_colour else ids or range(len(names))
+    ignored = tuple(value for place, value in enumerate(told_by) if place not in kept)
     return Table(
         tuple(names[place] for place in kept),
         tuple(ids[place] for place in kept) if ids else (),
-        tuple(values[place] for place in kept) if colours else (),
+        tuple(colours[place] for place in kept) if colours else (),
         ignored or None,
     )
 
 
-def in_folder(folder: str, where: str) -> Table | None:
+def in_folder(folder: str, where: str, by_colour: bool) -> Table | None:
     """The table in a folder's `classes.csv`, or None."""
     path = os.path.join(folder, "classes.csv")
-    return read_csv(path, where) if os.path.isfile(path) else None
+    return read_csv(path, where, by_colour) if os.path.isfile(path) else None

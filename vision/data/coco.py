@@ -9,7 +9,7 @@ import numpy as np
 
 from vision.data import cache, splits
 from vision.data.images import BadImage, read
-from vision.data.label_maps import IGNORE, MAX_CLASSES, decode_colours, pack
+from vision.data.label_maps import IGNORE, MAX_CLASSES, decode_colours, of_size, pack
 from vision.data.regions import region_mask
 from vision.data.source import Source
 from vision.errors import UsageError, unknown_name
@@ -37,15 +37,19 @@ class PanopticRecords:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": read(self.images[index]), "segmentation": self.segmentation(index)}
+        data = read(self.images[index])
+        return {"image": data, "segmentation": of_size(self._read(index), data, self.pngs[index])}
 
     def segmentation(self, index: int) -> np.ndarray:
         """(H, W) uint8 class ids of a record; what belongs to no segment is ignored.
 
         Raises:
             BadImage: the PNG file is missing or truncated.
-            UsageError: it has a segment that the JSON has not.
+            UsageError: it has a segment that the JSON has not, or another size than the image.
         """
+        return of_size(self._read(index), self.images[index], self.pngs[index])
+
+    def _read(self, index: int) -> np.ndarray:
         path = self.pngs[index]
         try:
             ids = pack(decode_colours(path))
@@ -100,14 +104,18 @@ class RegionRecords:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": read(self.images[index]), "segmentation": self.segmentation(index)}
+        data = read(self.images[index])
+        return {"image": data, "segmentation": of_size(self._draw(index), data, f"in {self.json}")}
 
     def segmentation(self, index: int) -> np.ndarray:
         """(H, W) uint8 class ids of a record.
 
         Raises:
-            UsageError: a region is neither polygons nor run lengths of the image's size.
+            UsageError: a region is neither polygons nor run lengths of the image's size, or that is not the file's.
         """
+        return of_size(self._draw(index), self.images[index], f"in {self.json}")
+
+    def _draw(self, index: int) -> np.ndarray:
         result = np.full(self.sizes[index], self.unlabelled, np.uint8)
         for label, region in self.regions[index]:
             result[region_mask(region, self.sizes[index])] = label
@@ -148,7 +156,8 @@ def open_panoptic(
     Raises:
         UsageError: no such folder or split, or the JSON file is not of this format.
     """
-    name, low, high, content, file = read_json(path, split, json, where)
+    root = os.path.expanduser(path)
+    name, low, high, content, file = read_json(root, split, json, where)
     image_files, png_files, starts, segments, classes = [], [], [0], [], []
     try:
         labels, names = _categories(content, where, file)
@@ -158,8 +167,8 @@ def open_panoptic(
             if not low <= splits.percentile(image) < high:
                 continue
             found = sorted((one["id"], labels[one["category_id"]]) for one in annotation["segments_info"])
-            image_files.append(os.path.join(path, images.replace("{split}", name), image))
-            png_files.append(os.path.join(path, pngs.replace("{split}", name), annotation["file_name"]))
+            image_files.append(os.path.join(root, images.replace("{split}", name), image))
+            png_files.append(os.path.join(root, pngs.replace("{split}", name), annotation["file_name"]))
             segments += [identity for identity, _ in found]
             classes += [label for _, label in found]
             starts.append(len(segments))
@@ -202,7 +211,8 @@ def open_stuff(
     Raises:
         UsageError: no such folder or split, an unknown category, or the JSON file is not of this format.
     """
-    name, low, high, content, file = read_json(path, split, json, where)
+    root = os.path.expanduser(path)
+    name, low, high, content, file = read_json(root, split, json, where)
     try:
         labels, names = _categories(content, where, file)
         for one in classes:
@@ -222,7 +232,7 @@ def open_stuff(
             key=lambda one: one["file_name"],
         )
         records = RegionRecords(
-            tuple(os.path.join(path, images.replace("{split}", name), one["file_name"]) for one in chosen),
+            tuple(os.path.join(root, images.replace("{split}", name), one["file_name"]) for one in chosen),
             tuple((one["height"], one["width"]) for one in chosen),
             tuple(tuple(regions[one["id"]]) for one in chosen),
             0 if background else IGNORE,

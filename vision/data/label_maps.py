@@ -139,6 +139,26 @@ def decode_colours(file: Encoded) -> np.ndarray:
     return images.decode(images.read(file))
 
 
+def of_size(label_map: np.ndarray, image: Encoded, where: str) -> np.ndarray:
+    """The label map, if it has the size of its image (the bytes of a file, or its path).
+
+    An image that cannot be read is let through: it is reported where its pixels are wanted.
+
+    Raises:
+        UsageError: the sizes differ; says where the label map came from.
+    """
+    try:
+        height, width = images.size(image)
+    except BadImage:
+        return label_map
+    if (height, width) == label_map.shape:
+        return label_map
+    raise UsageError(
+        f"its label map {where} is {label_map.shape[0]}x{label_map.shape[1]} (height x width), the image "
+        f"{height}x{width}"
+    )
+
+
 def pack(rgb: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (H, W) int32: red + 256 green + 65536 blue."""
     return rgb[..., 0] + (rgb[..., 1].astype(np.int32) << 8) + (rgb[..., 2].astype(np.int32) << 16)

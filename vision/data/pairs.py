@@ -198,23 +198,15 @@ def open_pairs(
 def _read_map(reader: Callable[[str], np.ndarray], path: str, image: bytes | str) -> np.ndarray:
     """A map, of the size of the image (its bytes, or its path)."""
     try:
-        result = reader(path)
+        label_map = reader(path)
     except UsageError as error:
         raise type(error)(f"its label map {path}: {error}") from None
-    try:
-        height, width = size(image)
-    except BadImage:
-        return result  # reported where the image is decoded
-    if (height, width) == result.shape:
-        return result
-    raise UsageError(
-        f"its label map {path} is {result.shape[0]}x{result.shape[1]} (height x width), the image {height}x{width}"
-    )
+    return label_maps.of_size(label_map, image, path)
 
 
 def _table(root: str, mask: str, given: Table, where: str) -> Table:
     """The classes of the configuration, or of the folder's classes.csv."""
-    known = None if given.names else class_tables.in_folder(root, where)
+    known = None if given.names else class_tables.in_folder(root, where, mask == "colors")
     if known is not None:
         given = Table(
             known.names,
