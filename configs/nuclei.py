@@ -20,15 +20,15 @@ from ml_collections import ConfigDict
 DATA = "pairs:../shared/data/nuclei"
 SOURCE = dict(images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus"))
 DECODE = "decode|channel(0)|autocontrast"  # some are so dim that one sees nothing
-AUGMENT = "|scale_jitter(0.8, 1.25)|random_crop(128)|flip|flip(direction='vertical')|brightness(0.1)|contrast(0.1)"
+AUGMENT = "|rotate(180)|scale_jitter(0.6, 1.6)|random_crop(128)|flip|brightness(0.1)|contrast(0.1)"
 
 
 def get_config():
     """The recipe."""
     config = ConfigDict()
     config.seed = 0
-    config.model = dict(name="unet", width=8, depth=4, norm="group")
-    config.task = dict(name="segmentation", dice=1.0, flip=True)
+    config.model = dict(name="unet", width=8, depth=3, patch_size=4, norm="group")
+    config.task = dict(name="segmentation", dice=1.0, scales=(1.0, 1.25), flip=True)
     config.data = dict(
         preprocess=dict(name="standardize"),
         train=dict(name=DATA, source=SOURCE, split="train", batch_size=4, transforms=f"{DECODE}{AUGMENT}"),
@@ -43,10 +43,10 @@ def get_config():
         ),
     )
     config.optimizer = dict(
-        name="adamw", learning_rate=4e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.995
+        name="adamw", learning_rate=3e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.995
     )
-    config.train = dict(steps=2600)
+    config.train = dict(steps=7000)
     config.evaluate = dict(every="50%")
     config.checkpoint = dict(every="50%", keep=1, best="test/foreground_iou")
-    config.log = dict(every="10 steps")
+    config.log = dict(every="50 steps")
     return config

@@ -7,7 +7,8 @@ python -m launch.predict --workdir=runs/ssd --images=frames --annotations=val.js
 
 import glob
 import json
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
         written += [FILES[name](path, image, predictions, run.class_names) for name in task.prediction_files]
         if task.coco_results:
             entries = task.coco_results(predictions, image.shape[:2], ids.images[found["index"]])
-            detections += [{"file_name": Path(file).name, **with_category(entry, ids)} for entry in entries]
+            detections += [{"file_name": ids.files[found["index"]], **with_category(entry, ids)} for entry in entries]
         if len(shown) < SHOWN:
             shown.append({**found, "file": file})
     write_text(out / "predictions.jsonl", "".join(lines))  # in one piece: a bad image leaves earlier predictions
@@ -85,7 +86,7 @@ def main(arguments: list[str], overrides: dict[str, str]) -> None:
             class_names=run.class_names,
         )
         PLOTS[name](out / "predictions.png", results)
-        print(f"Pictures of the first {len(shown)}: {out / 'predictions.png'}")
+        print(f"Pictures: {out / 'predictions.png'}")
 
 
 def keeps_size(run) -> bool:
@@ -104,8 +105,9 @@ def at_size(run, found: dict, file: str) -> tuple:
 
 
 class CocoIds(NamedTuple):
-    """The id of each file, and of each class, in detections.json."""
+    """The name and the id of each file, and the id of each class, in detections.json."""
 
+    files: list[str]
     images: list[int]
     categories: list[int]
 
@@ -114,27 +116,60 @@ def coco_ids(annotations: str | None, files: list[str], run) -> CocoIds:
     """Those of a JSON file in COCO's format, by the names of files and classes; without one, numbers from 1.
 
     Raises:
-        UsageError: the run finds no objects, there is no such file, or it lacks one of the names.
+        UsageError: the run finds no objects, there is no such file, it lacks one of the names, or two have one name.
     """
     if annotations is None:
-        return CocoIds(list(range(1, len(files) + 1)), list(range(1, len(run.class_names) + 1)))
+        names = [Path(file).name for file in files]
+        names = names if len(set(names)) == len(names) else files
+        return CocoIds(names, list(range(1, len(files) + 1)), list(range(1, len(run.class_names) + 1)))
     where = f"--annotations={annotations}"
     if not run.network.task.coco_results:
         raise UsageError(f"{where}: this run finds no objects that would be numbered by it; leave it out.")
     try:
         content = json.loads(Path(annotations).read_text(encoding="utf-8"))
-        images = {Path(image["file_name"]).name: image["id"] for image in content["images"]}
+        known = {image["file_name"]: image["id"] for image in content["images"]}
         categories = {category["name"]: category["id"] for category in content["categories"]}
     except OSError as error:
         raise UsageError(f"{where}: cannot be read: {error.strerror or error}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{where}: is not in COCO's format: {error!r}.") from error
-    wanted = [("image", [Path(file).name for file in files], images), ("category", run.class_names, categories)]
-    for kind, names, known in wanted:
-        missing = [name for name in names if name not in known]
-        if missing:
-            raise UsageError(f"{where}: has no {kind} {missing[0]!r}; {len(missing)} of {len(names)} are missing.")
-    return CocoIds(*([known[name] for name in names] for _, names, known in wanted))
+    names = names_in(known, files, where)
+    missing = [name for name in run.class_names if name not in categories]
+    if missing:
+        raise UsageError(
+            f"{where}: has no category {missing[0]!r}; {len(missing)} of {len(run.class_names)} are missing."
+        )
+    return CocoIds(names, [known[name] for name in names], [categories[name] for name in run.class_names])
+
+
+def names_in(known: Iterable[str], files: list[str], where: str) -> list[str]:
+    """What an annotation file calls each of some files: the same path, or the same end of one, or the same name.
+
+    Raises:
+        UsageError: there is none, or more than one; or two of the files would be the same.
+    """
+    by_name = defaultdict(list)
+    for name in known:
+        by_name[Path(name).name].append(name)
+    missing = [file for file in files if Path(file).name not in by_name]
+    if missing:
+        raise UsageError(
+            f"{where}: has no image {Path(missing[0]).name!r}; {len(missing)} of {len(files)} are missing."
+        )
+    names = []
+    for file in files:
+        candidates = by_name[Path(file).name]
+        if len(candidates) > 1:
+            ends = [name for name in candidates if f"/{Path(file).as_posix()}".endswith(f"/{Path(name).as_posix()}")]
+            candidates = [max(ends, key=len)] if ends else candidates
+        if len(candidates) > 1:
+            raise UsageError(f"{where}: which image is {file}? It has {' and '.join(candidates[:3])}.")
+        names += candidates
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        same = [file for file, name in zip(files, names, strict=True) if name == twice[0]]
+        raise UsageError(f"{where}: {' and '.join(same[:3])} would all be its image {twice[0]!r}.")
+    return names
 
 
 def with_category(entry: dict, ids: CocoIds) -> dict:

@@ -50,7 +50,13 @@ def fitted(tmp_path_factory):
 
 def test_every_file_of_a_run_folder(fitted):
     found = {path.name.partition(".out.")[0] for path in fitted.workdir.iterdir()}
-    assert found == {"config.json", "metrics.jsonl", "summary.json", "checkpoints", "events", "log.txt", "plots"}
+    assert found == {
+        *("config.json", "data.json", "metrics.jsonl", "summary.json"),
+        *("checkpoints", "events", "log.txt", "plots"),
+    }
+    facts = json.loads((fitted.workdir / "data.json").read_text())
+    assert list(facts) == ["data.train", "data.eval.test"]
+    assert sum(facts["data.train"]["examples_of_classes"].values()) == facts["data.train"]["examples"]
     plots = {path.name for path in (fitted.workdir / "plots").iterdir()}
     assert plots == {"loss.png", "accuracy.png", "confusion_matrix.png", "predictions.png"}
     for name in plots:

@@ -35,6 +35,7 @@ _KEEP_THE_WHOLE = frozenset(
         "resize",
         "resize_small",
         "resize_long",
+        "resize_within",
         "letterbox",
         "pad_to",
         "selective_search",

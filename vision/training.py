@@ -72,6 +72,7 @@ def fit(
         if step:
             console.print(f"Going on from the checkpoint of step {step}.")
         workdirs.write_config(workdir, wired.config)
+        workdirs.write_data(workdir, {path.removeprefix("config."): one.facts() for path, one in wired.reports.items()})
         outcome = _train(wired, workdir, console, checkpoints, start, extras.get("progress", {}), profile)
         if outcome.stopped_by:
             console.print(
@@ -281,6 +282,7 @@ def as_results(found: Evaluation, label: str, class_names: tuple[str, ...], maps
         arrays=found.arrays,
         metrics=found.metrics,
         split=label,
+        count=found.count,
     )
 
 

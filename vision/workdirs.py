@@ -17,7 +17,7 @@ from vision.config import LENGTHS, differences, load, to_json
 from vision.errors import UsageError
 from vision.experiment import Best
 from vision.sections import complete
-from vision.train.writers import write_text
+from vision.train.writers import write_json, write_text
 
 # What a run may change when it goes on: how long, how often and how fast; not what is computed.
 FREE_SECTIONS = ("train", "evaluate", "checkpoint", "log", "parallel")
@@ -57,6 +57,17 @@ def write_config(workdir: Path, config: ConfigDict) -> None:
     """Writes config.json: the config that the folder is trained with from now on."""
     if jax.process_index() == 0:
         write_text(workdir / "config.json", to_json(config))
+
+
+def write_data(workdir: Path, facts: Mapping[str, Any]) -> None:
+    """Writes data.json: what the check of each split has found, with every annotation that is left out.
+
+    Args:
+        workdir: the run folder.
+        facts: of each split, by its path in the config.
+    """
+    if jax.process_index() == 0:
+        write_json(workdir / "data.json", facts)
 
 
 def _check_same_run(workdir: Path, config: ConfigDict) -> None:

@@ -30,6 +30,7 @@ def test_counts():
     report = check(labelled(0, 2, 2, 0, 2), 3)
     assert report.class_counts == (2, 0, 3) and report.num_examples == 5
     assert str(report) == "some train: 5 examples, 3 classes of 0 to 3, none of b"
+    assert report.facts()["examples_of_classes"] == {"a": 2, "b": 0, "c": 3}
     digits = check(open_source("digits", "test"), 10)
     assert sum(digits.class_counts) == 360
     assert str(digits) == "digits test: 360 examples, 10 classes of 35 to 37"
@@ -111,6 +112,8 @@ def test_shares_of_pixels():
     assert str(report) == (
         "some train: 2 examples, 3 classes of pixels: sky 67 %, sea 33 %, 25 % ignored, none of sand"
     )
+    assert report.facts()["pixels_of_classes"] == {"sky": 4, "sea": 2, "sand": 0}
+    assert report.facts()["ignored_pixels"] == 2
     many = segmented([[0] * 60 + [1] * 20 + [2] * 8 + [3] * 7 + [4] * 5], class_names=tuple("abcde"))
     assert str(check(many)) == "some train: 1 examples, 5 classes of pixels: a 60 %, others 5 % to 20 %"
     assert check(segmented([[0, 2]], class_names=())).pixel_counts == (1, 0, 1)

@@ -154,7 +154,38 @@ def test_bad_images(tmp_path):
         "the JPEG file is truncated",
     ]
     assert "2 images left out" in str(check(source, 3))
+    facts = check(source, 3).facts()
+    assert facts["images_left_out"] == source.findings.bad_images
+    assert facts["objects_of_classes"] == {"dog": 1, "person": 0, "cup": 1}
     assert len(opened(tmp_path, check_images=False)) == 3
+
+
+@pytest.mark.parametrize("side", ["x", [20], 10**12, None, -3, "20"])
+def test_a_size_that_is_none_is_read_from_the_file(tmp_path, side):
+    content = copy.deepcopy(CONTENT)
+    content["images"][0]["height"] = side
+    write(tmp_path, content)
+    assert len(opened(tmp_path)) == 3
+
+
+@pytest.mark.parametrize(("flag", "crowd"), [("0", False), ("1", True), (True, True), (False, False), (None, False)])
+def test_crowd_in_any_spelling(tmp_path, flag, crowd):
+    content = copy.deepcopy(CONTENT)
+    content["annotations"][0]["iscrowd"] = flag
+    write(tmp_path, content)
+    assert opened(tmp_path).records[1]["crowd"][:2].tolist() == [crowd, False]
+
+
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [("image_id", "annotation 100: there is no image None"), ("category_id", "its class is unknown: category_id None")],
+)
+def test_an_annotation_that_lacks_something_is_named(tmp_path, key, why):
+    content = copy.deepcopy(CONTENT)
+    del content["annotations"][0][key]
+    write(tmp_path, content)
+    source = opened(tmp_path)
+    assert source.labels.tolist() == [1, 0] and why in source.findings.bad_annotations[0]
 
 
 def test_mistakes(tmp_path):
@@ -178,6 +209,11 @@ def test_mistakes(tmp_path):
     write(tmp_path, kind="person_keypoints")
     with pytest.raises(UsageError, match=r"source.annotations: no category in .*keypoints_val2017.json has keypoints"):
         opened(tmp_path, annotations="keypoints")
+    content = copy.deepcopy(CONTENT)
+    content["images"][2]["id"] = 3
+    write(tmp_path, content)
+    with pytest.raises(UsageError, match=r"two images of the id 3: a.jpg and c.jpg"):
+        opened(tmp_path)
     for key in ("annotations", "images", "categories"):
         write(tmp_path)
         (tmp_path / "annotations" / "x.json").write_text(json.dumps({k: v for k, v in CONTENT.items() if k != key}))

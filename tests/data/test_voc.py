@@ -108,6 +108,14 @@ def test_bad_annotations(tmp_path, content, why):
         opened(tmp_path, classes=("cat", "dog"), on_bad_annotation="stop")
 
 
+@pytest.mark.parametrize(
+    ("flag", "difficult"), [("0", False), ("1", True), ("False", False), ("true", True), ("", False)]
+)
+def test_difficult_in_any_spelling(tmp_path, flag, difficult):
+    write(tmp_path, {"a": xml([("cat", (1, 1, 4, 4), flag)])}, train=["a"])
+    assert opened(tmp_path).records[0]["crowd"].tolist() == [difficult]
+
+
 def test_bad_images(pets):
     write(pets, {"d": "<annotation>", "e": xml([("dog", (1, 1, 2, 2), 0)], size=(20, 30))})
     (pets / "ImageSets" / "Main" / "train.txt").write_text("a\nb\nd -1\ne\nf\n")

@@ -67,6 +67,15 @@ def test_the_worst_then_those_around_the_median(errors, limit):
         assert errors[typical].min() <= np.median(errors) <= errors[typical].max() or np.ptp(errors[typical]) == 0
 
 
+def test_what_was_chosen_is_told():
+    images = [np.zeros((2, 2, 1), np.uint8)] * 36
+    worst, typical = np.arange(4), np.arange(4, 8)
+    assert pictures.which(worst, typical, Results(images)) == "the 4 worst of 36 images, then 4 typical ones"
+    of_more = pictures.which(worst, typical, Results(images, count=1500))
+    assert of_more == "the 4 worst of 1,500 images, then 4 from the middle of the 36 worst"
+    assert pictures.which(worst, typical[:0], Results(images[:4], count=4)) == "the 4 worst of 4 images"
+
+
 def test_reconstructions_in_pairs_by_error(cells):
     images = [np.full((4, 4, 1), 255, np.uint8)] * 4
     decoded = np.ones((4, 4, 4, 1)) * np.array([1.0, 0.5, 0.9, np.nan])[:, None, None, None]

@@ -109,6 +109,38 @@ def test_a_bad_image_is_left_out_where_asked_for(shown, launcher):
     assert [line["file"] for line in lines_of(launcher, "skip")] == [lines_of(launcher, "shell")[0]["file"]]
 
 
+def test_names_in_an_annotation_file():
+    """In a process of its own, too: which image of COCO's JSON each file is."""
+    given = [
+        (["x/a.png", "y/a.png"], ["/photos/y/a.png", "x/a.png"]),
+        (["a.png", "b.png"], ["photos/b.png"]),
+        (["x/a.png", "y/a.png"], ["z/a.png"]),
+        (["a.png"], ["x/a.png", "y/a.png"]),
+        (["a.png"], ["b.png"]),
+    ]
+    code = """import json, sys
+from launch import predict
+from vision.errors import UsageError
+for known, files in json.load(sys.stdin):
+    try:
+        print(json.dumps(predict.names_in(known, files, "--annotations=val.json")))
+    except UsageError as error:
+        print(error)
+"""
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=json.dumps(given), text=True, capture_output=True, cwd=root
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        '["y/a.png", "x/a.png"]',
+        '["b.png"]',
+        "--annotations=val.json: which image is z/a.png? It has x/a.png and y/a.png.",
+        "--annotations=val.json: x/a.png and y/a.png would all be its image 'a.png'.",
+        "--annotations=val.json: has no image 'b.png'; 1 of 1 are missing.",
+    ]
+
+
 def test_names_of_outputs_are_all_different():
     """In a process of its own, as the commands define the same flags."""
     given = {

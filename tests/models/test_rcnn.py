@@ -243,3 +243,6 @@ def test_training_needs_the_truth():
     for given, message in ((None, "true boxes, classes, valid, masks"), (truth, "needs the true masks; ")):
         with pytest.raises(UsageError, match=message):
             model.apply({}, jnp.zeros((1, 64, 64, 3)), train=True, truth=given)
+    truth |= {"masks": jnp.zeros((1, 2, 8, 8)), "keypoints": jnp.zeros((1, 2, 17, 3))}
+    with pytest.raises(UsageError, match=r"has 2 key points, the objects of the data have 17; set .*keypoints=17"):
+        model.clone(keypoints=2).apply({}, jnp.zeros((1, 64, 64, 3)), train=True, truth=truth)

@@ -294,3 +294,9 @@ def test_gradient_of_pasted_masks_is_finite():
         jnp.ones((len(ODD), 3, 3)), boxes
     )
     assert all(np.all(np.isfinite(slope)) for slope in slopes)
+
+
+@pytest.mark.parametrize("ratio", [0, -1])
+def test_a_number_of_samples_that_is_none(ratio):
+    with pytest.raises(ValueError, match="sampling_ratio is 1 or more"):
+        ops.roi_align(jnp.zeros((4, 4, 1)), jnp.zeros((1, 4)), 2, 1.0, ratio)

@@ -372,7 +372,8 @@ def test_annotations_that_do_not_fit_are_named(trained, tmp_path, content, messa
 def test_without_annotations_ids_are_numbers_from_one(trained):
     from launch.predict import coco_ids
 
-    assert coco_ids(None, ["a", "b", "c"], trained[0]) == ([1, 2, 3], [1, 2])
+    assert coco_ids(None, ["x/a", "b", "c"], trained[0]) == (["a", "b", "c"], [1, 2, 3], [1, 2])
+    assert coco_ids(None, ["x/a", "y/a"], trained[0]).files == ["x/a", "y/a"]
 
 
 # The functions themselves.

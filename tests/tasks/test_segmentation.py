@@ -25,6 +25,7 @@ from vision.data.images import opencv
 from vision.data.source import Source
 from vision.errors import UsageError
 from vision.explain import plots
+from vision.explain.segmentation import image_iou
 from vision.tasks import Mean, views
 from vision.train import step
 
@@ -211,6 +212,42 @@ def test_padded_batches_score_as_the_images_one_by_one():
         np.testing.assert_allclose(one[name], other[name], rtol=1e-6, err_msg=name)
 
 
+def test_a_network_scores_batches_of_few_shapes_as_their_images_one_by_one():
+    """Images of twelve sizes in three shapes: what stands beside an image in a batch changes nothing."""
+    tested, rng = task(boundary_tolerance=0.1), np.random.default_rng(0)
+    model = models.create("unet", 3, width=4, depth=1, norm="group")
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    score = jax.jit(lambda image, batch: tested.metrics(model.apply(variables, image), batch))
+
+    def padded(size, shape, seed):
+        image, labels = np.zeros((*shape, 3), np.float32), np.full(shape, IGNORE, np.uint8)
+        image[: size[0], : size[1]] = rng.normal(0, 1, (*size, 3))
+        labels[: size[0], : size[1]] = batch_of(seed, 1, *size)["segmentation"][0]
+        facts = {"segmentation": labels, "size": np.array(size, np.int32), "mask": np.float32(1)}
+        return image, facts
+
+    alone, together = None, None
+    for shape in ((16, 16), (16, 24), (24, 16)):
+        sizes = [(shape[0] - low, shape[1] - less) for low, less in ((0, 0), (1, 3), (4, 0), (5, 7))]
+        images, facts = zip(*(padded(size, shape, seed) for seed, size in enumerate(sizes)), strict=True)
+        for image, fact in zip(images, facts, strict=True):
+            alone = add(alone, jax.device_get(score(image[None], jax.tree.map(lambda x: x[None], fact))))
+        batch = jax.tree.map(lambda *values: np.stack(values), *facts)
+        together = add(together, jax.device_get(score(np.stack(images), batch)))
+    one, other = tested.summarize(alone), tested.summarize(together)
+    np.testing.assert_allclose(one["mean_iou"], other["mean_iou"], atol=1e-6)
+    np.testing.assert_allclose(one["boundary_f1"], other["boundary_f1"], atol=1e-6)
+
+
+def test_the_worst_images_are_those_of_the_least_iou():
+    outputs, batch = outputs_of(), batch_of()
+    batch["segmentation"] = batch["segmentation"].at[1].set(IGNORE)  # nothing to compare
+    found = task().interest(outputs, batch)
+    predicted = np.asarray(outputs["logits"]).argmax(-1)
+    scores = [image_iou(*pair) for pair in zip(np.asarray(batch["segmentation"]), predicted, strict=True)]
+    np.testing.assert_allclose(found, 1 - np.nan_to_num(scores, nan=1.0), atol=1e-6)
+
+
 def test_logits_of_another_size_are_an_error():
     with pytest.raises(UsageError, match=r"\(4, 6, 10, 3\).*\(4, 12, 10\)"):
         task().loss({"logits": outputs_of()["logits"][:, ::2]}, batch_of())
@@ -228,6 +265,9 @@ def test_logits_of_another_size_are_an_error():
         ({"class_weights": (1.0, 2.0)}, "2 weights are given, and the data have 3"),
         ({"class_weights": (0.0, 0.0, 0.0)}, "some above 0"),
         ({"boundary_tolerance": 0.0}, "boundary_tolerance"),
+        ({"boundary_tolerance": math.nan}, "boundary_tolerance"),
+        ({"auxiliary_weight": -1.0}, "config.task.auxiliary_weight"),
+        ({"class_weights": (1.0, math.nan, 1.0)}, "some above 0"),
         ({"window": 0}, "config.task.window"),
         ({"window_stride": 8}, "no window"),
         ({"window": (8, 16), "window_stride": 12}, "1 to the window's side"),

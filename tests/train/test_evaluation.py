@@ -230,7 +230,9 @@ def test_shows_the_most_interesting_examples_in_order(batch_size):
 
 
 def test_shows_no_more_than_there_are():
-    shown = evaluated(opened(16), show=1000).shown
+    found = evaluated(opened(16), show=1000)
+    shown = found.shown
+    assert found.count == EXAMPLES
     assert sorted(int(example["batch"]["index"]) for example in shown) == list(range(EXAMPLES))
     assert evaluated(opened(16)).shown == []
 

@@ -1,6 +1,7 @@
 """What is known about a split before the first step, and whether training on it makes sense."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +60,23 @@ class Report:
             which = "label map cannot be read, that" if count == 1 else "label maps cannot be read, such as that"
             parts.append(f"{count} {which} of {self.unreadable[0]}")
         return ", ".join(parts + self._left_out())
+
+    def facts(self) -> dict[str, Any]:
+        """All that was found, by name and for a file: the count of each class, every annotation that is left out."""
+        counts = self.class_counts or self.pixel_counts
+        counted = "pixels" if self.pixel_counts else "examples" if self.empty is None else "objects"
+        return {
+            "name": self.name,
+            "split": self.split,
+            "examples": self.num_examples,
+            **({"examples_without_objects": self.empty} if self.empty is not None else {}),
+            f"{counted}_of_classes": dict(zip(map(str, self._names(len(counts))), counts, strict=False)),
+            **({"ignored_pixels": self.ignored_pixels} if self.pixel_counts else {}),
+            "unreadable_label_maps": self.unreadable,
+            "annotations_left_out": self.findings.bad_annotations,
+            "images_left_out": self.findings.bad_images,
+            "boxes_clipped": self.findings.clipped,
+        }
 
     def _left_out(self) -> list[str]:
         """What the source has left out or clipped, the first few by name."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from vision.data import coco, image_files, objects, splits
 from vision.data.image_files import Paths
-from vision.data.objects import Annotations, Options
+from vision.data.objects import Annotations, Options, is_set
 from vision.data.source import Source
 from vision.errors import UsageError, unknown_name
 
@@ -64,16 +64,26 @@ def open_coco(
             key=lambda one: one["file_name"],
         )
         places = {image["id"]: place for place, image in enumerate(chosen)}
-        known = {image["id"] for image in content["images"]}
+        known: dict[Any, str] = {}
+        for image in content["images"]:
+            if image["id"] in known:
+                raise UsageError(
+                    f"{where}.source.json: {file} has two images of the id {image['id']!r}: {known[image['id']]} and "
+                    f"{image['file_name']}; which of them an annotation is of cannot be told."
+                )
+            known[image["id"]] = image["file_name"]
         found, strays = [], []
         for one in content["annotations"]:
-            if one["image_id"] not in known:
-                strays.append(f"{file}: annotation {one.get('id')}: there is no image {one['image_id']!r}")
-            elif one["image_id"] in places and order.get(one["category_id"]) != _LEFT_OUT:
+            image = one.get("image_id")
+            if image not in known:
+                strays.append(f"{file}: annotation {one.get('id')}: there is no image {image!r}")
+            elif image in places and order.get(one.get("category_id")) != _LEFT_OUT:
                 found.append(one)
         found.sort(key=lambda one: places[one["image_id"]])
         paths = Paths.of([os.path.join(folder, one["file_name"]) for one in chosen])
-        stated = np.array([[one.get("height") or 0, one.get("width") or 0] for one in chosen], np.int32).reshape(-1, 2)
+        stated = np.array(
+            [[image_files.stated_side(one.get(side)) for side in ("height", "width")] for one in chosen], np.int32
+        ).reshape(-1, 2)
         keypoints = _keypoint_names(content) if annotations == "keypoints" else None
         if keypoints == ():
             raise UsageError(f"{where}.source.annotations: no category in {file} has keypoints.")
@@ -122,8 +132,8 @@ def _table(
             reasons[row] = f"bbox is {one.get('bbox')!r}; expected four numbers: x, y, width and height"
         if isinstance(one.get("area"), int | float):
             area[row] = one["area"]
-        if one["category_id"] not in order:
-            reasons[row] = f"its class is unknown: category_id {one['category_id']!r} is not among the categories"
+        if one.get("category_id") not in order:
+            reasons[row] = f"its class is unknown: category_id {one.get('category_id')!r} is not among the categories"
         if points is not None:
             try:
                 values = np.asarray(one["keypoints"], np.float64).reshape(-1, 3)
@@ -143,10 +153,10 @@ def _table(
     return Annotations(
         images=np.array([places[one["image_id"]] for one in found], np.int64),
         boxes=boxes,
-        classes=np.array([order.get(one["category_id"], _UNKNOWN) for one in found], np.int64),
+        classes=np.array([order.get(one.get("category_id"), _UNKNOWN) for one in found], np.int64),
         name=name,
         reasons=reasons,
-        crowd=np.array([bool(one.get("iscrowd", 0)) for one in found], bool),
+        crowd=np.array([is_set(one.get("iscrowd")) for one in found], bool),
         area=area,
         keypoints=points,
         regions=[one.get("segmentation") for one in found] if annotations == "masks" else None,

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,15 @@ class Paths:
     def take(self, places: np.ndarray) -> "Paths":
         """Some of them."""
         return Paths(self.start, self.rests[places])
+
+
+def stated_side(value: Any) -> int:
+    """A height or width as an annotation has it, in pixels; 0 for what is no such number."""
+    try:
+        number = int(value)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    return number if 0 < number < 2**31 else 0
 
 
 def sizes(paths: Paths, stated: np.ndarray | None = None, look: bool = True) -> tuple[np.ndarray, dict[int, str]]:

@@ -137,6 +137,11 @@ class Annotations:
     regions: list[Any] | None = None
 
 
+def is_set(flag: Any) -> bool:
+    """Whether a flag in an annotation file is on: 1, true, "1" and the like; 0, "0", "False" and nothing are not."""
+    return str(flag).strip().lower() not in ("", "0", "0.0", "false", "no", "none")
+
+
 def open_objects(
     name: str,
     split: str,

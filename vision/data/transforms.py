@@ -159,7 +159,8 @@ def pad_to(
     With several sizes, images of different shapes come in batches of one shape each, and no more programs are compiled
     than there are sizes. In training an image belongs to the size that it has without chance, as the transforms that
     are not random make it; what random ones have made too large for that is shrunk to fit. The field `size` then holds
-    the height and width without the padding. The segmentation map is padded with 255, which is ignored.
+    the height and width without the padding. The segmentation map is padded with 255, which is ignored. The network
+    sees the padding, and can say something else near it than it would of the image alone.
 
     Args:
         sizes: (height, width) pairs in pixels, in any order: ((512, 512), (512, 768), (768, 512)).

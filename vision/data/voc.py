@@ -11,7 +11,7 @@ import numpy as np
 from vision.data import cache, image_files, objects, splits
 from vision.data.image_files import Paths
 from vision.data.images import SUFFIXES
-from vision.data.objects import Annotations, Options
+from vision.data.objects import Annotations, Options, is_set
 from vision.data.source import Source
 from vision.errors import UsageError, unknown_name
 
@@ -118,12 +118,12 @@ def _parse(file: str) -> ElementTree.Element:
 def _read(file: str) -> _Content:
     root = _parse(file)
     found = root.findall("object")
-    height, width = (_text(root, f"size/{side}") for side in ("height", "width"))
+    height, width = (image_files.stated_side(_text(root, f"size/{side}")) for side in ("height", "width"))
     return _Content(
-        (int(height), int(width)) if height.isdecimal() and width.isdecimal() else (0, 0),
+        (height, width) if height and width else (0, 0),
         tuple(_text(one, "name") for one in found),
         tuple(tuple(_text(one, f"bndbox/{corner}") for corner in _CORNERS) for one in found),
-        tuple(_text(one, "difficult") not in ("", "0") for one in found),
+        tuple(is_set(_text(one, "difficult")) for one in found),
     )
 
 

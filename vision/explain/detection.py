@@ -11,7 +11,7 @@ import numpy as np
 from vision.explain.bars import class_bars
 from vision.explain.figure import BLUE, DPI, GREEN, GREY, INK, ORANGE, PURPLE, SKY, VERMILION, new_figure, shorten
 from vision.explain.objects import draw_objects
-from vision.explain.pictures import Cell, Line, grid, worst_then_typical
+from vision.explain.pictures import Cell, Line, grid, which, worst_then_typical
 from vision.explain.results import Results
 
 SHOWN_FROM = 0.3  # the least score of a detection that is drawn; what is less sure would hide the picture
@@ -45,9 +45,7 @@ def detection_grid(path: str | Path, results: Results, limit: int = 8) -> None:
         )
         for one, line in zip((truths[index], found[index]), lines, strict=True):
             cells.append(Cell(draw_objects(image, class_names=results.class_names, **one), line, color))
-    subtitle = f"the {len(worst)} worst of {len(counts):,} images" + (
-        f", then {len(typical)} typical ones" if len(typical) else ""
-    )
+    subtitle = which(worst, typical, results)
     subtitle += f"; detections of at least {SHOWN_FROM}, right from IoU {_RIGHT}"
     if math.isfinite(results.metrics.get("AP", math.nan)):
         subtitle += f"; AP of the whole split {results.metrics['AP']:.3f}"

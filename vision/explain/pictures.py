@@ -131,9 +131,9 @@ def reconstructions(path: str | Path, results: Results, limit: int = 12) -> None
             image = np.round(255 * np.clip(np.nan_to_num(images[index]), 0, 1)).astype(np.uint8)
             style = (color, color == VERMILION) if is_found else (GREY, False)
             cells.append(Cell(image, [Line(captions[index], *style)], color))
-    subtitle = f"{what} side by side; first the {len(worst)} worst of {len(errors):,}"
-    if len(typical):
-        subtitle += f", then {len(typical)} typical ones; mean squared error {errors.mean():.2g}"
+    subtitle = f"{what} side by side; first {which(worst, typical, results)}"
+    if math.isfinite(results.metrics.get("mse", math.nan)):
+        subtitle += f"; mean squared error of the whole split {results.metrics['mse']:.2g}"
     grid(path, cells, f"{title} on {results.split}", subtitle, group=len(parts))
 
 
@@ -170,6 +170,19 @@ def worst_then_typical(errors: np.ndarray, limit: int) -> tuple[np.ndarray, np.n
     middle = len(order) // 2 - len(worst)  # where the median stands among the rest
     start = int(np.clip(middle - limit // 4, 0, max(0, len(rest) - limit // 2)))
     return worst, rest[start : start + limit // 2]
+
+
+def which(worst: np.ndarray, typical: np.ndarray, results: Results) -> str:
+    """ "the 4 worst of 60 images, then 4 typical ones": what `worst_then_typical` has chosen, as a subtitle tells it.
+
+    Where only the worst of a split are at hand, none of them is typical, and the text says so.
+    """
+    at_hand = len(results.images)
+    count = max(results.count or 0, at_hand)
+    if not len(typical):
+        return f"the {len(worst)} worst of {count:,} images"
+    others = "typical ones" if count == at_hand else f"from the middle of the {at_hand} worst"
+    return f"the {len(worst)} worst of {count:,} images, then {len(typical)} {others}"
 
 
 def show_batch(

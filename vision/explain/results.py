@@ -19,6 +19,7 @@ class Results:
         arrays: the metrics that are arrays: "confusion_matrix" (classes, classes), rows true, columns predicted.
         metrics: the metrics that are numbers.
         split: the split's label in the configuration, for titles: "test".
+        count: how many images the N are chosen from, as those most worth looking at; None for the N themselves.
     """
 
     images: Sequence[np.ndarray]
@@ -28,6 +29,7 @@ class Results:
     arrays: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
     split: str = "test"
+    count: int | None = None
 
 
 def without_padding(example: Mapping[str, np.ndarray], names: Collection[str], size: Sequence[int] | None) -> dict:

@@ -10,7 +10,7 @@ import numpy as np
 from vision.explain.bars import class_bars
 from vision.explain.figure import DPI, GREY, VERMILION, draw_legend, legend_height, new_figure
 from vision.explain.palette import as_rgb, class_palette, classes_shown, hexadecimal, legend, overlay
-from vision.explain.pictures import Cell, Line, grid, worst_then_typical
+from vision.explain.pictures import Cell, Line, grid, which, worst_then_typical
 from vision.explain.results import Results
 from vision.ops.segmentation import IGNORE
 
@@ -43,8 +43,7 @@ def segmentation_grid(path: str | Path, results: Results, limit: int = 8) -> Non
             Cell(overlay(image, found, results.class_names), [Line("prediction", GREY)], color),
             Cell(error_map(image, truth, found), [Line(score, color, bold=True)], color),
         ]
-    subtitle = f"the {len(worst)} worst of {len(scores):,} images"
-    subtitle += f", then {len(typical)} typical ones" if len(typical) else ""
+    subtitle = which(worst, typical, results)
     if "mean_iou" in results.metrics:
         subtitle += f"; mean IoU of the whole split {results.metrics['mean_iou']:.3f}"
     colors = [

@@ -338,6 +338,11 @@ class FasterRCNN(nn.Module):
                 f"rcnn: training needs the true {', '.join(missing)}; the task 'rcnn' passes on what the data have "
                 "(chosen by config.data.train.source.annotations where there are several kinds)."
             )
+        if self.keypoints and truth["keypoints"].shape[2] != self.keypoints:
+            raise UsageError(
+                f"rcnn: the network has {self.keypoints} key points, the objects of the data have "
+                f"{truth['keypoints'].shape[2]}; set config.model.keypoints={truth['keypoints'].shape[2]}."
+            )
 
 
 def with_a_row(truth: Truth) -> Truth:

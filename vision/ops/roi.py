@@ -184,6 +184,11 @@ def _terms(
 
     `height`, `width`, and `offset`, the place of a map's first pixel in the list, may differ from box to box.
     """
+    if sampling_ratio < 1:
+        raise ValueError(
+            f"RoIAlign: sampling_ratio is 1 or more, given {sampling_ratio}; as many as a bin has pixels, which "
+            "torchvision's -1 stands for, would depend on the box."
+        )
     rows, columns = _pair(output_size)
     boxes = lax.stop_gradient(boxes).astype(jnp.float32) - (0.5 if aligned else 0.0)
     size = boxes[:, 2:] - boxes[:, :2]

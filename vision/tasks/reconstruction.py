@@ -80,6 +80,7 @@ def reconstruction(
         metrics=metrics,
         summarize=summarize,
         predict=predict,
+        interest=lambda outputs, batch: _mean(jnp.square(restored(outputs, batch) - truth_of(batch)), outputs),
         plots=("reconstructions",),
         prediction_plot="reconstructions",
         best="mse",

@@ -60,8 +60,9 @@ def segmentation(
     """
     where = "config.task"
     _check_classes(num_classes, class_weights, where)
-    for name, value in {"cross_entropy": cross_entropy, "dice": dice, "focal": focal}.items():
-        if value < 0:
+    weights_of = {"cross_entropy": cross_entropy, "dice": dice, "focal": focal, "auxiliary_weight": auxiliary_weight}
+    for name, value in weights_of.items():
+        if not value >= 0:
             raise UsageError(f"{where}.{name}: expected a weight of 0 or more, given {value}.")
     if not cross_entropy + dice + focal:
         raise UsageError(f"{where}: cross_entropy, dice and focal are all 0; nothing would be learnt. Raise one.")
@@ -69,7 +70,7 @@ def segmentation(
         raise UsageError(f"{where}.focal_gamma: expected 0 or more, given {focal_gamma}.")
     if not 0 <= label_smoothing < 1:
         raise UsageError(f"{where}.label_smoothing: expected 0 or more and less than 1, given {label_smoothing}.")
-    if boundary_tolerance is not None and boundary_tolerance <= 0:
+    if boundary_tolerance is not None and not boundary_tolerance > 0:
         raise UsageError(
             f"{where}.boundary_tolerance: expected a share of the diagonal or pixels, above 0, or None, "
             f"given {boundary_tolerance}."
@@ -120,6 +121,20 @@ def segmentation(
             sums["boundary_f1"] = {"total": jnp.sum(score), "count": jnp.sum(judged)}
         return sums
 
+    def interest(outputs: Outputs, batch: Batch) -> jax.Array:
+        """1 less the mean IoU of each image over the classes in its truth or prediction; 0 with nothing to compare."""
+        labels, predicted = true_labels(outputs["logits"], batch), jnp.argmax(outputs["logits"], axis=-1)
+
+        def image_error(labels: jax.Array, predicted: jax.Array) -> jax.Array:
+            counts = ops.confusion_matrix(labels[None], predicted[None], num_classes)
+            right = jnp.diagonal(counts)
+            union = jnp.sum(counts, axis=0) + jnp.sum(counts, axis=1) - right
+            return jnp.sum(jnp.where(union > 0, 1 - right / jnp.maximum(union, 1), 0.0)) / jnp.maximum(
+                jnp.sum(union > 0), 1
+            )
+
+        return jax.vmap(image_error)(labels, predicted)
+
     def forward(apply: Any, inputs: Any) -> Outputs:
         return views.averaged_views(apply, inputs, window=window, stride=window_stride, scales=scales, flip=flip)
 
@@ -128,6 +143,7 @@ def segmentation(
         metrics=metrics,
         summarize=lambda sums: summarize(sums, background),
         predict=predict,
+        interest=interest,
         forward=forward,
         monitor=monitor,
         describe=describe,
@@ -217,7 +233,7 @@ def _check_classes(num_classes: int, class_weights: tuple[float, ...] | None, wh
         raise UsageError(
             f"{where}.class_weights: {len(class_weights)} weights are given, and the data have {num_classes} classes."
         )
-    if min(class_weights) < 0 or not max(class_weights) > 0:
+    if not all(weight >= 0 for weight in class_weights) or not max(class_weights) > 0:
         raise UsageError(f"{where}.class_weights: expected 0 or more, and some above 0, given {class_weights}.")
 
 

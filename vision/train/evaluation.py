@@ -18,11 +18,13 @@ class Evaluation:
         metrics: scalars, by name.
         arrays: per-class values, the confusion matrix and the like.
         shown: the examples most worth looking at: {"batch", "predictions", "interest"} each, the first the most.
+        count: how many examples they are chosen from, those of this host.
     """
 
     metrics: dict[str, float]
     arrays: dict[str, np.ndarray]
     shown: list[dict[str, np.ndarray]]
+    count: int
 
 
 def evaluate(
@@ -45,13 +47,14 @@ def evaluate(
         show: how many examples to keep for pictures, by the task's `interest`.
         stop: whether to give up, asked between batches; then the result is None.
     """
-    sums, collected, shown = None, {}, []
+    sums, collected, shown, count = None, {}, [], 0
     waiting = []  # results one batch behind, so that the device computes while the host adds up
 
     def take(batch, results):
-        nonlocal sums, shown
+        nonlocal sums, shown, count
         new_sums, new_collected, predictions, interest = jax.device_get(results)
         sums = _add(sums, new_sums)
+        count += np.count_nonzero(batch["mask"])
         if new_collected:
             mask, index = _all_hosts(batch["mask"]), _all_hosts(batch["index"])
             kept = map(task.condense, _examples(new_collected, mask))
@@ -85,7 +88,7 @@ def evaluate(
         # Batches of one shape each do not come in the order of the data set.
         values |= task.summarize_collected([collected[index] for index in sorted(collected)])
     scalars, arrays = split_scalars(values)
-    return Evaluation(scalars, arrays, shown)
+    return Evaluation(scalars, arrays, shown, count)
 
 
 def metric_names(step: Callable, variables: Any, batch_spec: Any, task: Any) -> tuple[str, ...]:
