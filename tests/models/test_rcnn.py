@@ -44,6 +44,15 @@ def test_published_parameters(name, classes, parameters):
     assert models.count_parameters(shapes["params"]) == parameters
 
 
+def test_published_parameters_without_the_norms():
+    """torchvision's frozen batch norms have buffers where ours have parameters for an optimiser to leave alone."""
+    shapes = models.variable_shapes(models.create("maskrcnn_resnet50_fpn", 90), (64, 64, 3))["params"]
+    leaves = jax.tree_util.tree_leaves_with_path(shapes)
+    norms = models.count_parameters([leaf for path, leaf in leaves if "norm" in jax.tree_util.keystr(path)])
+    assert models.count_parameters(shapes) == 44_454_513
+    assert models.count_parameters(shapes) - norms == 44_401_393
+
+
 def iou(one, other):
     low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
     both = np.prod(np.maximum(high - low, 0))
