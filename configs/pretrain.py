@@ -6,8 +6,9 @@
 
 `mae` and `conv` train an autoencoder on the 1,437 training images; `finetune` starts a ViT from the encoder of
 runs/pretrain-mae and trains it on the first 100 labelled images, 8 to 12 of each class; `scratch` does the same without
-it. Expected on the 360 test images: about 71 % right from scratch and 78 % after pre-training (found with these
-settings in a loop by hand, two seeds, without the moving average; one standard error is 2 %).
+it. Measured on the 360 test images, seeds 0, 1 and 2: 67.8, 68.3 and 70.3 % right from scratch, 73.9, 78.6 and 70.8 %
+after pre-training; on average 68.8 and 74.4 %. Cost: one to three minutes of CPU time each.
+The encoder of `conv` is a ResNet with `small_images`; one of the same `width` and `stage_sizes` starts from it likewise.
 """
 
 from ml_collections import ConfigDict

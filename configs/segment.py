@@ -35,7 +35,7 @@ NETWORKS = {
     "fcn8s": dict(name="fcn8s", **FCN),
     "deconvnet": dict(name="deconvnet", stage_sizes=(1, 1, 2, 2, 2), width=8, hidden=128, window=3),
     "segnet": dict(name="segnet", stage_sizes=(1, 1, 2, 2, 2), width=8),
-    "unet": dict(name="unet", width=8, depth=3),
+    "unet": dict(name="unet", width=8, depth=3, patch_size=2),
 }
 
 
@@ -52,14 +52,14 @@ def get_config(network: str = "unet"):
     config.task = dict(name="segmentation", dice=1.0, class_weights=(0.2, *(1.0,) * 10))
     config.data = dict(
         preprocess=dict(name="standardize"),
-        train=dict(name="digit_scenes", split="train", batch_size=32, transforms=LARGE + AUGMENT),
+        train=dict(name="digit_scenes", split="train", batch_size=16, transforms=LARGE + AUGMENT),
         eval=dict(test=dict(name="digit_scenes", split="test", batch_size=20, transforms=LARGE)),
     )
     config.optimizer = dict(
-        name="adamw", learning_rate=2e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0
+        name="adamw", learning_rate=2e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.995
     )
-    config.train = dict(epochs=6)
-    config.evaluate = dict(every="50%")
+    config.train = dict(epochs=16)
+    config.evaluate = dict(every="25%")
     config.checkpoint = dict(every="50%", keep=1)
-    config.log = dict(every="10 steps")
+    config.log = dict(every="25 steps")
     return config
