@@ -4,7 +4,7 @@
 
 The argument is one of dense, conv, denoising, mae. Measured on the 360 test images, as peak signal-to-noise ratio:
 dense 25.2 dB, conv 30.2 dB, mae 16.1 dB of what is hidden; denoising brings 14.4 dB to 24.2 dB, and its
-`plots/reconstructions.png` shows noisy, restored and clean images side by side. Cost: one to three minutes of CPU time each.
+`plots/reconstructions.png` shows noisy, restored and clean images side by side. Cost: one to three minutes of CPU time.
 """
 
 from ml_collections import ConfigDict

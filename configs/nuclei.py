@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 DATA = "pairs:../shared/data/nuclei"
 SOURCE = dict(images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus"))
 DECODE = "decode|channel(0)|autocontrast"  # some are so dim that one sees nothing
-AUGMENT = "|rotate(180)|scale_jitter(0.6, 1.6)|random_crop(128)|flip|brightness(0.1)|contrast(0.1)"
+AUGMENT = "|rotate(180)|scale_jitter(0.7, 1.4)|random_crop(128)|flip|brightness(0.1)|contrast(0.1)"
 
 
 def get_config():
@@ -45,7 +45,7 @@ def get_config():
     config.optimizer = dict(
         name="adamw", learning_rate=3e-3, schedule="cosine", warmup="5%", weight_decay=1e-2, clip_norm=1.0, ema=0.995
     )
-    config.train = dict(steps=7000)
+    config.train = dict(steps=8000)
     config.evaluate = dict(every="50%")
     config.checkpoint = dict(every="50%", keep=1, best="test/foreground_iou")
     config.log = dict(every="50 steps")
