@@ -20,7 +20,9 @@ from ml_collections import ConfigDict
 DATA = "pairs:../shared/data/nuclei"
 SOURCE = dict(images="*_image.png", masks="*_instances.png", mask="instances", classes=("background", "nucleus"))
 DECODE = "decode|channel(0)|autocontrast"  # some are so dim that one sees nothing
-AUGMENT = "|rotate(180)|scale_jitter(0.7, 1.4)|random_crop(128)|flip|brightness(0.1)|contrast(0.1)"
+AUGMENT = (
+    "|rotate(180)|scale_jitter(0.7, 1.4)|random_crop(128)|flip|flip(direction='vertical')|brightness(0.1)|contrast(0.1)"
+)
 
 
 def get_config():
