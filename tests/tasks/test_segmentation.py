@@ -213,7 +213,7 @@ def test_padded_batches_score_as_the_images_one_by_one():
 
 
 def test_a_network_scores_batches_of_few_shapes_as_their_images_one_by_one():
-    """Images of twelve sizes in three shapes: what stands beside an image in a batch changes nothing."""
+    """Images of eight sizes in two shapes: what stands beside an image in a batch changes nothing."""
     tested, rng = task(boundary_tolerance=0.1), np.random.default_rng(0)
     model = models.create("unet", 3, width=4, depth=1, norm="group")
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
@@ -227,7 +227,7 @@ def test_a_network_scores_batches_of_few_shapes_as_their_images_one_by_one():
         return image, facts
 
     alone, together = None, None
-    for shape in ((16, 16), (16, 24), (24, 16)):
+    for shape in ((16, 24), (24, 16)):
         sizes = [(shape[0] - low, shape[1] - less) for low, less in ((0, 0), (1, 3), (4, 0), (5, 7))]
         images, facts = zip(*(padded(size, shape, seed) for seed, size in enumerate(sizes)), strict=True)
         for image, fact in zip(images, facts, strict=True):
