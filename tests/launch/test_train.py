@@ -44,7 +44,16 @@ def test_nothing_on_standard_error(trained):
 
 def test_the_files_of_a_run_folder(folder):
     found = {path.name.partition(".out.")[0] for path in folder.iterdir()}
-    contract = {"config.json", "data.json", "metrics.jsonl", "summary.json", "checkpoints", "events", "log.txt", "plots"}
+    contract = {
+        "config.json",
+        "data.json",
+        "metrics.jsonl",
+        "summary.json",
+        "checkpoints",
+        "events",
+        "log.txt",
+        "plots",
+    }
     assert found == contract | {"profile"}
     pictures = {path.name: opencv().imread(str(path)) for path in (folder / "plots").iterdir()}
     assert set(pictures) == {"loss.png", "accuracy.png", "confusion_matrix.png", "predictions.png"}
