@@ -72,6 +72,16 @@ def test_in_the_home_folder(tmp_path, monkeypatch):
     assert open_source("coco_stuff:~/coco", "val").records[0]["image"]
 
 
+@pytest.mark.parametrize("kind", ["panoptic", "stuff"])
+def test_two_images_of_one_id(tmp_path, kind):
+    write_panoptic(tmp_path)
+    content = json.loads((tmp_path / "annotations" / "panoptic_val2017.json").read_text())
+    content["images"][1]["id"] = content["images"][0]["id"]
+    write_json(tmp_path / "annotations" / f"{kind}_val2017.json", content)
+    with pytest.raises(UsageError, match="two images of the id 0: a.jpg and b.jpg"):
+        open_source(f"coco_{kind}:{tmp_path}", "val")
+
+
 def test_panoptic_mistakes(tmp_path):
     write_panoptic(tmp_path, SEGMENTS + 5)
     with pytest.raises(UsageError, match=r"a.jpg: its label map .*a.png: the pixel at x 0, y 0 is of the segment 12, "):

@@ -161,7 +161,7 @@ def open_panoptic(
     image_files, png_files, starts, segments, classes = [], [], [0], [], []
     try:
         labels, names = _categories(content, where, file)
-        by_id = {image["id"]: image["file_name"] for image in content["images"]}
+        by_id = images_by_id(content, file, where)
         for annotation in sorted(content["annotations"], key=lambda one: by_id[one["image_id"]]):
             image = by_id[annotation["image_id"]]
             if not low <= splits.percentile(image) < high:
@@ -221,7 +221,7 @@ def open_stuff(
         order = {one: place + background for place, one in enumerate(classes or names)}
         labels = {identity: order[names[place]] for identity, place in labels.items() if names[place] in order}
         known = {category["id"] for category in content["categories"]}
-        regions = {image["id"]: [] for image in content["images"]}
+        regions = {image: [] for image in images_by_id(content, file, where)}
         for annotation in content["annotations"]:
             if annotation["category_id"] not in known:
                 raise KeyError(annotation["category_id"])
@@ -271,6 +271,24 @@ def read_json(path: str, split: str, pattern: str, where: str) -> tuple[str, flo
     except ValueError as error:
         raise UsageError(f"{where}.source.json: {file} is no JSON file ({error}).") from None
     return name, low, high, content, file
+
+
+def images_by_id(content: dict, file: str, where: str) -> dict[Any, str]:
+    """{id: file name} of the images in a JSON file.
+
+    Raises:
+        UsageError: two have one id.
+        KeyError, TypeError: the file is not of this format.
+    """
+    names: dict[Any, str] = {}
+    for image in content["images"]:
+        if image["id"] in names:
+            raise UsageError(
+                f"{where}.source.json: {file} has two images of the id {image['id']!r}: {names[image['id']]} and "
+                f"{image['file_name']}; which of them an annotation is of cannot be told."
+            )
+        names[image["id"]] = image["file_name"]
+    return names
 
 
 def _categories(content: dict, where: str, file: str) -> tuple[dict[int, int], tuple[str, ...]]:

@@ -64,14 +64,7 @@ def open_coco(
             key=lambda one: one["file_name"],
         )
         places = {image["id"]: place for place, image in enumerate(chosen)}
-        known: dict[Any, str] = {}
-        for image in content["images"]:
-            if image["id"] in known:
-                raise UsageError(
-                    f"{where}.source.json: {file} has two images of the id {image['id']!r}: {known[image['id']]} and "
-                    f"{image['file_name']}; which of them an annotation is of cannot be told."
-                )
-            known[image["id"]] = image["file_name"]
+        known = coco.images_by_id(content, file, where)
         found, strays = [], []
         for one in content["annotations"]:
             image = one.get("image_id")

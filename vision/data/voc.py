@@ -120,7 +120,7 @@ def _read(file: str) -> _Content:
     found = root.findall("object")
     height, width = (image_files.stated_side(_text(root, f"size/{side}")) for side in ("height", "width"))
     return _Content(
-        (height, width) if height and width else (0, 0),
+        (height, width),
         tuple(_text(one, "name") for one in found),
         tuple(tuple(_text(one, f"bndbox/{corner}") for corner in _CORNERS) for one in found),
         tuple(is_set(_text(one, "difficult")) for one in found),

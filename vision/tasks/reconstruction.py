@@ -55,13 +55,16 @@ def reconstruction(
         mean, deviation = moments(outputs, truth_of(batch))
         return jnp.clip(outputs["reconstruction_logits"] * deviation + mean, 0.0, 1.0)
 
+    def squared_errors(outputs: Outputs, batch: Batch) -> jax.Array:
+        """(B,): the mean squared error of each image."""
+        return _mean(jnp.square(restored(outputs, batch) - truth_of(batch)), outputs)
+
     def loss(outputs: Outputs, batch: Batch) -> dict[str, Mean]:
         mask = batch["mask"]
         return {f"{error}_error": Mean(jnp.sum(per_image(outputs, batch) * mask), jnp.sum(mask))}
 
     def metrics(outputs: Outputs, batch: Batch) -> dict[str, jax.Array]:
-        real, truth = batch["mask"] > 0, truth_of(batch)
-        squared = _mean(jnp.square(restored(outputs, batch) - truth), outputs)
+        real, truth, squared = batch["mask"] > 0, truth_of(batch), squared_errors(outputs, batch)
         values = {"loss": per_image(outputs, batch), "mse": squared, "psnr": _decibels(squared)}
         if "target" in batch:
             given = jnp.square(batch["image"].astype(jnp.float32) / 255.0 - truth)
@@ -80,7 +83,7 @@ def reconstruction(
         metrics=metrics,
         summarize=summarize,
         predict=predict,
-        interest=lambda outputs, batch: _mean(jnp.square(restored(outputs, batch) - truth_of(batch)), outputs),
+        interest=squared_errors,
         plots=("reconstructions",),
         prediction_plot="reconstructions",
         best="mse",

@@ -108,12 +108,16 @@ def segmentation(
         right, valid = jnp.argmax(outputs["logits"], axis=-1) == labels, labels != IGNORE
         return {"pixel_accuracy": Mean(jnp.sum(right & valid).astype(jnp.float32), jnp.sum(valid).astype(jnp.float32))}
 
+    def image_counts(labels: jax.Array, predicted: jax.Array) -> jax.Array:
+        """(B, classes, classes): each image's confusion matrix; of `metrics` and `interest`, compiled as one."""
+        return jax.vmap(lambda *pair: ops.confusion_matrix(*(x[None] for x in pair), num_classes))(labels, predicted)
+
     def metrics(outputs: Outputs, batch: Batch) -> dict[str, Any]:
         labels = true_labels(outputs["logits"], batch)
         predicted = jnp.argmax(outputs["logits"], axis=-1)
         sums = {
             "loss": {name: term._asdict() for name, term in terms(outputs["logits"], labels).items()},
-            "confusion_matrix": ops.confusion_matrix(labels, predicted, num_classes),
+            "confusion_matrix": jnp.sum(image_counts(labels, predicted), axis=0),
         }
         if boundary_tolerance is not None:
             tolerances = _tolerances(boundary_tolerance, batch)
@@ -123,17 +127,11 @@ def segmentation(
 
     def interest(outputs: Outputs, batch: Batch) -> jax.Array:
         """1 less the mean IoU of each image over the classes in its truth or prediction; 0 with nothing to compare."""
-        labels, predicted = true_labels(outputs["logits"], batch), jnp.argmax(outputs["logits"], axis=-1)
-
-        def image_error(labels: jax.Array, predicted: jax.Array) -> jax.Array:
-            counts = ops.confusion_matrix(labels[None], predicted[None], num_classes)
-            right = jnp.diagonal(counts)
-            union = jnp.sum(counts, axis=0) + jnp.sum(counts, axis=1) - right
-            return jnp.sum(jnp.where(union > 0, 1 - right / jnp.maximum(union, 1), 0.0)) / jnp.maximum(
-                jnp.sum(union > 0), 1
-            )
-
-        return jax.vmap(image_error)(labels, predicted)
+        counts = image_counts(true_labels(outputs["logits"], batch), jnp.argmax(outputs["logits"], axis=-1))
+        right = jnp.diagonal(counts, axis1=1, axis2=2)
+        union = jnp.sum(counts, axis=1) + jnp.sum(counts, axis=2) - right
+        lost = jnp.where(union > 0, 1 - right / jnp.maximum(union, 1), 0.0)
+        return jnp.sum(lost, axis=1) / jnp.maximum(jnp.sum(union > 0, axis=1), 1)
 
     def forward(apply: Any, inputs: Any) -> Outputs:
         return views.averaged_views(apply, inputs, window=window, stride=window_stride, scales=scales, flip=flip)
