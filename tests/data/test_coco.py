@@ -78,7 +78,7 @@ def test_two_images_of_one_id(tmp_path, kind):
     content = json.loads((tmp_path / "annotations" / "panoptic_val2017.json").read_text())
     content["images"][1]["id"] = content["images"][0]["id"]
     write_json(tmp_path / "annotations" / f"{kind}_val2017.json", content)
-    with pytest.raises(UsageError, match="two images of the id 0: a.jpg and b.jpg"):
+    with pytest.raises(UsageError, match=r"two images of the id 0: a\.jpg and b\.jpg"):
         open_source(f"coco_{kind}:{tmp_path}", "val")
 
 
