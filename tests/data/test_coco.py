@@ -82,6 +82,15 @@ def test_two_images_of_one_id(tmp_path, kind):
         open_source(f"coco_{kind}:{tmp_path}", "val")
 
 
+@pytest.mark.parametrize("height", ["tall", None, 0, -3])
+def test_stuff_of_no_size(tmp_path, height):
+    image = {"id": 0, "file_name": "a.jpg", "height": height, "width": 3}
+    content = {"images": [image], "annotations": [], "categories": CATEGORIES}
+    write_json(tmp_path / "annotations" / "stuff_val2017.json", content)
+    with pytest.raises(UsageError, match=rf"no size of a\.jpg: height {height!r}, width 3"):
+        open_source(f"coco_stuff:{tmp_path}", "val")
+
+
 def test_panoptic_mistakes(tmp_path):
     write_panoptic(tmp_path, SEGMENTS + 5)
     with pytest.raises(UsageError, match=r"a.jpg: its label map .*a.png: the pixel at x 0, y 0 is of the segment 12, "):

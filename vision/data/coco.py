@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from vision.data import cache, splits
+from vision.data import cache, image_files, splits
 from vision.data.images import BadImage, read
 from vision.data.label_maps import IGNORE, MAX_CLASSES, decode_colours, of_size, pack
 from vision.data.regions import region_mask
@@ -233,7 +233,7 @@ def open_stuff(
         )
         records = RegionRecords(
             tuple(os.path.join(root, images.replace("{split}", name), one["file_name"]) for one in chosen),
-            tuple((one["height"], one["width"]) for one in chosen),
+            tuple(_size(one, file, where) for one in chosen),
             tuple(tuple(regions[one["id"]]) for one in chosen),
             0 if background else IGNORE,
             classes or names,
@@ -289,6 +289,15 @@ def images_by_id(content: dict, file: str, where: str) -> dict[Any, str]:
             )
         names[image["id"]] = image["file_name"]
     return names
+
+
+def _size(image: dict, file: str, where: str) -> tuple[int, int]:
+    """(height, width) of an entry of a JSON file's images."""
+    height, width = (image_files.stated_side(image[side]) for side in ("height", "width"))
+    if not height or not width:
+        given = f"height {image['height']!r}, width {image['width']!r}"
+        raise UsageError(f"{where}.source.json: {file} has no size of {image['file_name']}: {given}.")
+    return height, width
 
 
 def _categories(content: dict, where: str, file: str) -> tuple[dict[int, int], tuple[str, ...]]:
