@@ -49,6 +49,9 @@ def test_norms_keep_what_is_their_own():
     assert norm_of("resnetv2_50x1_bit", norm=shared)().__class__ is layers.GroupNorm
     assert norm_of("resnet18", norm=nn.LayerNorm) is nn.LayerNorm
     assert not hasattr(backbones.configured("vit_ti16")(), "norm")
+    stated = norm_of({"name": "resnet18", "norm": "batch"}, norm=functools.partial(layers.GroupNorm, axis_name="batch"))
+    assert stated.func is nn.BatchNorm and stated.keywords["axis_name"] == "batch"
+    assert norm_of({"name": "resnet18", "norm": "group"}).func is layers.GroupNorm
 
 
 def test_no_dense_layers():

@@ -35,7 +35,8 @@ def configured(
         section: a name in `MODELS`, or a mapping of that `name` and the network's fields.
         dtype: dtype of the computation, where the section has none.
         norm: the norm of the network that stands on it. What was added to the usual batch norm (the axis over which
-            devices share statistics) is added to the backbone's own norm; any other norm replaces it.
+            devices share statistics) is added to the backbone's own norm; any other norm replaces it, unless the
+            section has a `norm`: weights that were trained with batch norm want it under any head.
         where: the section's place in the configuration, for messages.
 
     Raises:
@@ -54,7 +55,9 @@ def configured(
     if "hidden" in parameters and "hidden" not in fields and isinstance(parameters["hidden"].default, tuple):
         factory = functools.partial(factory, hidden=())
     if "norm" in parameters:
-        factory = functools.partial(factory, norm=_merged(parameters["norm"].default, norm))
+        own = parameters["norm"].default
+        shared = _with_axis(own, norm) if fields.get("norm") is not None else _merged(own, norm)
+        factory = functools.partial(factory, norm=shared)
     return factory
 
 
@@ -91,6 +94,12 @@ def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:
     """Mirrors an image (B, H, W, C) at its bottom and right edge until both sides are multiples."""
     missing = [(0, -side % multiple) for side in image.shape[1:3]]
     return jnp.pad(image, ((0, 0), *missing, (0, 0)), mode="reflect") if any(map(any, missing)) else image
+
+
+def _with_axis(own: Callable[..., nn.Module], given: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """The backbone's own norm, its statistics shared over the devices that `given` shares its own over."""
+    keywords = getattr(given, "keywords", {})
+    return functools.partial(own, **{key: keywords[key] for key in ("axis_name",) if key in keywords})
 
 
 def _merged(own: Callable[..., nn.Module], given: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
