@@ -73,6 +73,18 @@ POLYGONS = st.lists(
 )
 
 
+def what_is_wrong(region):
+    """Of a mask or polygons in an image of 20x30 (height x width); None for what can be drawn there."""
+    if isinstance(region, np.ndarray):
+        return None if region.any() else "its run lengths hold no pixel"
+    if not region:
+        return "it has no polygon of three corners"
+    for polygon in region:
+        if max(polygon[::2]) > 0 and min(polygon[::2]) < 30 and max(polygon[1::2]) > 0 and min(polygon[1::2]) < 20:
+            return None
+    return "its polygons lie outside the image of 30x20 (width x height)"
+
+
 @given(st.lists(st.one_of(POLYGONS, arrays.arrays(bool, (20, 30))), max_size=5), st.data())
 @settings(max_examples=60)
 def test_many_in_flat_arrays(found, data):
@@ -81,7 +93,7 @@ def test_many_in_flat_arrays(found, data):
         for one in found
     ]
     flat, wrong = regions.collect(given, [(20, 30)] * len(given))
-    assert wrong == {row: "it has no polygon of three corners" for row, one in enumerate(given) if one == []}
+    assert wrong == {row: why for row, one in enumerate(found) if (why := what_is_wrong(one))}
     rows = data.draw(st.lists(st.integers(0, max(0, len(given) - 1)), max_size=8 if given else 0))
     some = flat.take(np.array(rows, np.int64))
     for place, row in enumerate(rows):
@@ -101,6 +113,9 @@ def test_what_cannot_be_drawn_is_told():
         {"size": [4, 4], "counts": "!"},
         [square, [0, 0, 1, float("nan"), 1, 1]],
         [square],
+        [[4, 0, 6, 0, 6, 2], [-2, 1, 0, 1, 0, 3]],
+        [[4, 0, 6, 0, 6, 2], [3.5, 0, 6, 0, 6, 2]],
+        {"size": [4, 4], "counts": [16]},
     ]
     flat, wrong = regions.collect(given, [(4, 4)] * len(given))
     assert wrong == {
@@ -112,5 +127,7 @@ def test_what_cannot_be_drawn_is_told():
         5: "its segmentation is malformed",
         6: wrong[6],
         7: "a corner of its polygons is no number",
+        9: "its polygons lie outside the image of 4x4 (width x height)",
+        11: "its run lengths hold no pixel",
     }
     assert [int(flat.mask(row, (4, 4)).sum()) for row in (0, 2, 4, 5, 6, 8)] == [0] * 5 + [4]

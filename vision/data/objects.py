@@ -156,9 +156,10 @@ def open_objects(
     """Checks the annotations of a split and makes records of those that are good.
 
     An annotation is bad if its box is not of four finite numbers, is of no width or height, or lies outside its image;
-    if its class is unknown; or if it has a segmentation or keypoints that cannot be read. One that begins and ends at
-    the same pixel is a click and no object, so it has no size where corners are inclusive, too. A box that is partly
-    outside its image ends where the image ends; those that stand out by more than a pixel are counted.
+    if its class is unknown; or if it has a segmentation or keypoints that cannot be read, or a segmentation without a
+    pixel. One that begins and ends at the same pixel is a click and no object, so it has no size where corners are
+    inclusive, too. A box that is partly outside its image ends where the image ends; those that stand out by more than
+    a pixel are counted.
 
     Args:
         name: of the data set.

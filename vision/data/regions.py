@@ -77,7 +77,10 @@ def collect(regions: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> tuple[R
     for row, (region, size) in enumerate(zip(regions, sizes, strict=True)):
         try:
             if isinstance(region, dict):
-                runs.extend(_checked_runs(region, size).tolist())
+                counts = _checked_runs(region, size)
+                if not counts[1::2].any():
+                    raise UsageError("its run lengths hold no pixel")
+                runs.extend(counts.tolist())
             else:
                 for polygon in _checked_polygons(region):
                     corners.extend(polygon)
@@ -89,10 +92,24 @@ def collect(regions: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> tuple[R
         run_starts.append(len(runs))
     points = np.frombuffer(corners, np.float32).reshape(-1, 2)
     found = Regions(points, np.array(polygons), np.array(objects), np.frombuffer(runs, np.int32), np.array(run_starts))
+    for row in _outside(found, np.array(sizes).reshape(-1, 2)):
+        height, width = sizes[row]
+        wrong.setdefault(int(row), f"its polygons lie outside the image of {width}x{height} (width x height)")
     for point in np.flatnonzero(~np.isfinite(points).all(axis=1)):
         polygon = np.searchsorted(found.polygons, point, "right") - 1
         wrong[int(np.searchsorted(found.objects, polygon, "right") - 1)] = "a corner of its polygons is no number"
     return found, wrong
+
+
+def _outside(found: Regions, sizes: np.ndarray) -> np.ndarray:
+    """The rows of the objects that have polygons, but none that reaches into its image of `sizes` (M, 2)."""
+    if not len(found.corners):
+        return np.zeros(0, np.int64)
+    counts = np.diff(found.objects)
+    owners = np.repeat(np.arange(len(counts)), counts)
+    low, high = (of.reduceat(found.corners, found.polygons[:-1]) for of in (np.minimum, np.maximum))
+    inside = ((high > 0) & (low < sizes[owners, ::-1])).all(axis=1)
+    return np.flatnonzero((counts > 0) & (np.bincount(owners, inside, len(counts)) == 0))
 
 
 def _checked_polygons(region: Sequence[Sequence[float]]) -> list[Sequence[float]]:
