@@ -92,9 +92,9 @@ def collect(regions: Sequence[Any], sizes: Sequence[tuple[int, int]]) -> tuple[R
         run_starts.append(len(runs))
     points = np.frombuffer(corners, np.float32).reshape(-1, 2)
     found = Regions(points, np.array(polygons), np.array(objects), np.frombuffer(runs, np.int32), np.array(run_starts))
-    for row in _outside(found, np.array(sizes).reshape(-1, 2)):
+    for row in _outside(found, np.array(sizes).reshape(-1, 2)).tolist():
         height, width = sizes[row]
-        wrong.setdefault(int(row), f"its polygons lie outside the image of {width}x{height} (width x height)")
+        wrong.setdefault(row, f"its polygons lie outside the image of {width}x{height} (width x height)")
     for point in np.flatnonzero(~np.isfinite(points).all(axis=1)):
         polygon = np.searchsorted(found.polygons, point, "right") - 1
         wrong[int(np.searchsorted(found.objects, polygon, "right") - 1)] = "a corner of its polygons is no number"

@@ -55,9 +55,8 @@ def configured(
     if "hidden" in parameters and "hidden" not in fields and isinstance(parameters["hidden"].default, tuple):
         factory = functools.partial(factory, hidden=())
     if "norm" in parameters:
-        own = parameters["norm"].default
-        shared = _with_axis(own, norm) if fields.get("norm") is not None else _merged(own, norm)
-        factory = functools.partial(factory, norm=shared)
+        own, stated = parameters["norm"].default, fields.get("norm") is not None
+        factory = functools.partial(factory, norm=_merged(own, norm, stated))
     return factory
 
 
@@ -96,16 +95,17 @@ def pad_to_multiple(image: jax.Array, multiple: int) -> jax.Array:
     return jnp.pad(image, ((0, 0), *missing, (0, 0)), mode="reflect") if any(map(any, missing)) else image
 
 
-def _with_axis(own: Callable[..., nn.Module], given: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """The backbone's own norm, its statistics shared over the devices that `given` shares its own over."""
-    keywords = getattr(given, "keywords", {})
-    return functools.partial(own, **{key: keywords[key] for key in ("axis_name",) if key in keywords})
+def _merged(own: Callable[..., nn.Module], given: Callable[..., nn.Module], stated: bool) -> Callable[..., nn.Module]:
+    """The backbone's own norm with what `given` adds to the usual one.
 
-
-def _merged(own: Callable[..., nn.Module], given: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """The backbone's own norm with what `given` adds to the usual one; `given` where it is another kind of norm."""
-    usual = layers.BatchNorm
-    if getattr(given, "func", None) is not usual.func:
+    Where `given` is another kind of norm, it takes its place; or, if the section has stated its own, that one shares
+    its statistics over the devices that `given` shares its own over.
+    """
+    usual, keywords = layers.BatchNorm, getattr(given, "keywords", {})
+    if getattr(given, "func", None) is usual.func:
+        added = {key: value for key, value in keywords.items() if usual.keywords.get(key) != value}
+    elif stated:
+        added = {key: value for key, value in keywords.items() if key == "axis_name"}
+    else:
         return given
-    added = {key: value for key, value in given.keywords.items() if usual.keywords.get(key) != value}
     return functools.partial(own, **added)
