@@ -141,7 +141,7 @@ def keys(factory: Callable) -> dict[str, schema.Key]:
     """The keys that the section of a network may have, see `schema.keys`."""
     found = schema.keys(factory, FACTORIES)
     if "norm" in inspect.signature(factory).parameters:
-        meaning = "what its norms are, and its backbone's if that states none; None: its own. Group norm suits small and mixed batches."
+        meaning = "its norms, and a backbone's that states none; None: its own. Group norm suits small, mixed batches."
         found["norm"] = schema.Key(Literal[tuple(layers.NORMS)] | None, None, meaning)
     return found
 
